@@ -1,0 +1,226 @@
+//! The command line, option by option; filling it in touches no file and no socket.
+//!
+//! Which options depend on each other is [`crate::config`]'s business.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgAction, Parser, ValueEnum};
+
+/// The options as they were given.
+#[derive(Debug, Parser)]
+#[command(
+    name = "websockify",
+    version,
+    about = "Lets WebSocket clients talk to any TCP program",
+    infer_long_args = true,
+    args_override_self = true,
+    override_usage = "websockify [OPTIONS] [SOURCE_ADDR:]SOURCE_PORT TARGET_ADDR:TARGET_PORT\n       \
+                      websockify [OPTIONS] [SOURCE_ADDR:]SOURCE_PORT --unix-target FILE\n       \
+                      websockify [OPTIONS] [SOURCE_ADDR:]SOURCE_PORT -- PROGRAM [ARGS]..."
+)]
+pub struct Args {
+    /// Where to listen, and the target to connect to
+    #[arg(
+        value_name = "[SOURCE_ADDR:]SOURCE_PORT [TARGET_ADDR:TARGET_PORT]",
+        hide = true
+    )]
+    pub addresses: Vec<String>,
+
+    /// Program to start and to wrap: its port becomes ours
+    #[arg(last = true, value_name = "PROGRAM [ARGS]", hide = true)]
+    pub command: Vec<OsString>,
+
+    /// Say more on stderr
+    #[arg(short, long, action = ArgAction::SetTrue)]
+    pub verbose: bool,
+
+    /// Mark each transfer on stderr: } client in, > target out, { target in, < client out; a dot follows a partial one
+    #[arg(long, action = ArgAction::SetTrue)]
+    pub traffic: bool,
+
+    /// Take IPv6 addresses of a host name first, of the source and of the target
+    #[arg(short = '6', long, action = ArgAction::SetTrue)]
+    pub prefer_ipv6: bool,
+
+    /// Connect to this unix socket
+    #[arg(long, value_name = "FILE")]
+    pub unix_target: Option<PathBuf>,
+
+    /// Listen on this unix socket; there is no source address then
+    #[arg(long, value_name = "FILE")]
+    pub unix_listen: Option<PathBuf>,
+
+    /// Permission bits of the unix socket to listen on
+    #[arg(long, value_name = "OCTAL", default_value = "0600", value_parser = parse_mode)]
+    pub unix_listen_mode: u32,
+
+    /// Listen on the socket given as standard input; there is no source address then
+    #[arg(long, action = ArgAction::SetTrue)]
+    pub inetd: bool,
+
+    /// What to do when the wrapped program has ended
+    #[arg(long, value_name = "MODE", value_enum, default_value_t = WrapMode::Exit)]
+    pub wrap_mode: WrapMode,
+
+    /// Port that the wrapped program binds, if it is not the one we listen on
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub wrap_port: Option<u16>,
+
+    /// How long a client waits for the wrapped program to listen
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = parse_seconds)]
+    pub wrap_timeout: Duration,
+
+    /// Write {"listen": ADDR, "target": ADDR, "pid": PID} to this file once the wrapped program listens
+    #[arg(long, value_name = "FILE")]
+    pub ready_file: Option<PathBuf>,
+
+    /// Handle one WebSocket connection and exit
+    #[arg(long, action = ArgAction::SetTrue)]
+    pub run_once: bool,
+
+    /// Stop listening after so long, and exit when the last connection has ended; 0 is never
+    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = parse_seconds)]
+    pub timeout: Duration,
+
+    /// Exit after so long without any connection; 0 is never
+    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = parse_seconds)]
+    pub idle_timeout: Duration,
+
+    /// Ping each client this often, and drop one that answers none for two intervals; 0 is never
+    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = parse_seconds)]
+    pub heartbeat: Duration,
+
+    /// Accepted for compatibility, no effect
+    #[arg(long, action = ArgAction::SetTrue)]
+    pub libserver: bool,
+
+    /// Accepted for compatibility, no effect: pings are always answered
+    #[arg(long, action = ArgAction::SetTrue)]
+    pub auto_pong: bool,
+}
+
+/// What to do when the wrapped program has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WrapMode {
+    /// Exit with the program's status
+    Exit,
+    /// Go on listening
+    Ignore,
+    /// Start the program again
+    Respawn,
+}
+
+/// A duration in seconds, `5` or `0.5`, up to a hundred years.
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text
+        .parse()
+        .map_err(|_| "not a number of seconds".to_owned())?;
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(duration) if duration.as_secs() <= 100 * 366 * 24 * 3600 => Ok(duration),
+        _ => Err("not a number of seconds from 0 on".to_owned()),
+    }
+}
+
+/// Permission bits in octal, with or without a leading `0` or `0o`.
+fn parse_mode(text: &str) -> Result<u32, String> {
+    let digits = text.strip_prefix("0o").unwrap_or(text);
+    match u32::from_str_radix(digits, 8) {
+        Ok(mode) if mode <= 0o777 && !digits.starts_with('+') => Ok(mode),
+        _ => Err("not permission bits in octal, such as 0660".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(words: &[&str]) -> Args {
+        Args::try_parse_from([&["websockify"], words].concat())
+            .unwrap_or_else(|error| panic!("{words:?}: {error}"))
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn options_stand_before_between_and_after_the_addresses() {
+        for words in [
+            ["-v", "6080", "h:1", "--heartbeat", "3"],
+            ["6080", "-v", "--heartbeat=3", "h:1", "--verb"],
+            ["6080", "h:1", "-v", "--heart", "3"],
+        ] {
+            let args = parse(&words);
+            assert!(args.verbose);
+            assert_eq!(args.heartbeat, Duration::from_secs(3));
+            assert_eq!(args.addresses, ["6080", "h:1"]);
+        }
+    }
+
+    #[test]
+    fn clusters_prefixes_and_repeats_work() {
+        let args = parse(&[
+            "-v6v",
+            "--heartbeat",
+            "3",
+            "--heartbeat",
+            "0.5",
+            "--unix-listen",
+            "a",
+            "--unix-listen-m=660",
+        ]);
+        assert!(args.verbose && args.prefer_ipv6);
+        assert_eq!(args.heartbeat, Duration::from_millis(500));
+        assert_eq!(args.unix_listen_mode, 0o660);
+    }
+
+    #[test]
+    fn the_wrapped_command_is_taken_as_it_stands() {
+        let args = parse(&[
+            "2023",
+            "--wrap-mode=respawn",
+            "--",
+            "telnetd",
+            "-debug",
+            "--verbose",
+            "2023",
+            "--",
+            "x",
+        ]);
+        assert_eq!(args.wrap_mode, WrapMode::Respawn);
+        assert_eq!(args.addresses, ["2023"]);
+        assert_eq!(
+            args.command,
+            ["telnetd", "-debug", "--verbose", "2023", "--", "x"]
+        );
+        assert!(!args.verbose);
+        assert!(parse(&["6080", "h:1", "--"]).command.is_empty());
+    }
+
+    #[test]
+    fn bad_values_are_refused() {
+        for words in [
+            &["--heartbeat", "x"][..],
+            &["--heartbeat=-1"],
+            &["--heartbeat", "nan"],
+            &["--heartbeat", "inf"],
+            &["--timeout", "1e300"],
+            &["--unix-listen-mode", "8"],
+            &["--unix-listen-mode", "10000"],
+            &["--wrap-port", "0"],
+            &["--wrap-port", "65536"],
+            &["--wrap-mode", "sometimes"],
+            &["--wrap"],
+            &["--nonsense"],
+        ] {
+            assert!(
+                Args::try_parse_from([&["websockify"], words].concat()).is_err(),
+                "{words:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! From [`Args`] to what the parts of the program need; the only place that knows which options depend on each other.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::addr::{AddressError, HostPort, ListenAddr};
+use crate::cli::{Args, WrapMode};
+
+/// What a command line asks for. It cannot be inconsistent.
+#[derive(Debug)]
+pub struct Config {
+    /// Where to listen.
+    pub listen: ListenAddr,
+    /// What to connect clients to.
+    pub target: TargetConfig,
+    /// The program to start, if any.
+    pub wrap: Option<WrapConfig>,
+    /// When the server ends by itself.
+    pub limits: Limits,
+    /// What each session does.
+    pub session: SessionConfig,
+    /// Whether to say more.
+    pub verbose: bool,
+}
+
+/// What to connect clients to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TargetConfig {
+    /// A host and a port.
+    Tcp {
+        /// An empty host means this machine.
+        address: HostPort,
+        /// Whether IPv6 addresses of a name come first.
+        prefer_ipv6: bool,
+    },
+    /// A unix socket, by its absolute path.
+    Unix(PathBuf),
+    /// The port that the wrapped program was moved to.
+    Wrapped,
+}
+
+/// The program to start and what becomes of it.
+#[derive(Debug)]
+pub struct WrapConfig {
+    /// The program and its arguments, at least one word.
+    pub command: Vec<OsString>,
+    /// The port that the program binds; `None` when it is the one we listen on.
+    pub port: Option<u16>,
+    /// What to do when it has ended.
+    pub mode: WrapMode,
+    /// How long clients wait for it to listen.
+    pub timeout: Duration,
+    /// The file that says when it listens, as an absolute path.
+    pub ready_file: Option<PathBuf>,
+    /// The unix socket that it listens on instead of its port, as an absolute path.
+    pub unix_target: Option<PathBuf>,
+}
+
+/// When the server ends by itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Limits {
+    /// After one WebSocket connection.
+    pub run_once: bool,
+    /// So long after the start, when the last connection has ended.
+    pub timeout: Option<Duration>,
+    /// After so long without a connection.
+    pub idle_timeout: Option<Duration>,
+}
+
+/// What each session does.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SessionConfig {
+    /// The interval of pings to the client.
+    pub heartbeat: Option<Duration>,
+    /// Whether each transfer is marked on stderr.
+    pub traffic: bool,
+}
+
+/// A command line that contradicts itself, or lacks something; the text is for the user.
+#[derive(Debug, PartialEq, Eq)]
+pub struct UsageError(pub String);
+
+impl TryFrom<Args> for Config {
+    type Error = UsageError;
+
+    fn try_from(args: Args) -> Result<Self, UsageError> {
+        let mut addresses = args.addresses.iter();
+        let listen = match (args.unix_listen, args.inetd) {
+            (Some(_), true) => {
+                return usage(
+                    "--unix-listen and --inetd both say where to listen; give one of them",
+                );
+            }
+            (Some(path), false) => ListenAddr::Unix {
+                path: absolute(&path, "--unix-listen")?,
+                mode: args.unix_listen_mode,
+            },
+            (None, true) => ListenAddr::Inherited,
+            (None, false) => {
+                let text = addresses.next().ok_or_else(too_few)?;
+                let address = HostPort::parse_source(text).map_err(|_| {
+                    UsageError(format!("Error parsing listen port: '{text}' is not [host:]port with a port from 0 to 65535"))
+                })?;
+                ListenAddr::Tcp {
+                    address,
+                    prefer_ipv6: args.prefer_ipv6,
+                }
+            }
+        };
+
+        let unix_target = args
+            .unix_target
+            .as_deref()
+            .map(|path| absolute(path, "--unix-target"))
+            .transpose()?;
+        let wrapped = !args.command.is_empty();
+        let target = match (unix_target.clone(), wrapped) {
+            (Some(path), _) => TargetConfig::Unix(path),
+            (None, true) => TargetConfig::Wrapped,
+            (None, false) => {
+                let text = addresses.next().ok_or_else(too_few)?;
+                TargetConfig::Tcp {
+                    address: parse_target(text)?,
+                    prefer_ipv6: args.prefer_ipv6,
+                }
+            }
+        };
+        if let Some(extra) = addresses.next() {
+            return usage(&format!(
+                "Too many arguments: '{extra}' is one more than expected"
+            ));
+        }
+
+        for (given, option) in [
+            (args.wrap_port.is_some(), "--wrap-port"),
+            (args.ready_file.is_some(), "--ready-file"),
+        ] {
+            if given && !wrapped {
+                return usage(&format!(
+                    "{option} needs a wrapped program: add `-- PROGRAM ARGS` at the end"
+                ));
+            }
+        }
+        if wrapped && args.wrap_port.is_none() && matches!(listen, ListenAddr::Unix { .. }) {
+            return usage(
+                "a wrapped program with --unix-listen needs --wrap-port, the port that the program binds",
+            );
+        }
+        let wrap = wrapped
+            .then(|| {
+                Ok(WrapConfig {
+                    command: args.command,
+                    port: args.wrap_port,
+                    mode: args.wrap_mode,
+                    timeout: args.wrap_timeout,
+                    ready_file: args
+                        .ready_file
+                        .map(|path| absolute(&path, "--ready-file"))
+                        .transpose()?,
+                    unix_target,
+                })
+            })
+            .transpose()?;
+
+        Ok(Self {
+            listen,
+            target,
+            wrap,
+            limits: Limits {
+                run_once: args.run_once,
+                timeout: some_time(args.timeout),
+                idle_timeout: some_time(args.idle_timeout),
+            },
+            session: SessionConfig {
+                heartbeat: some_time(args.heartbeat),
+                traffic: args.traffic,
+            },
+            verbose: args.verbose,
+        })
+    }
+}
+
+fn parse_target(text: &str) -> Result<HostPort, UsageError> {
+    match text.parse() {
+        Ok(HostPort { port: 0, .. }) | Err(AddressError::BadPort) => usage(&format!(
+            "Error parsing target port: '{text}' does not end in a port from 1 to 65535"
+        )),
+        Err(AddressError::NoPort) => {
+            usage(&format!("Error parsing target: '{text}' is not host:port"))
+        }
+        Ok(address) => Ok(address),
+    }
+}
+
+/// Paths are meant from where the program was started, also when it works elsewhere later.
+fn absolute(path: &Path, option: &str) -> Result<PathBuf, UsageError> {
+    std::path::absolute(path)
+        .map_err(|error| UsageError(format!("{option}: '{}': {error}", path.display())))
+}
+
+/// Zero stands for never.
+fn some_time(duration: Duration) -> Option<Duration> {
+    (!duration.is_zero()).then_some(duration)
+}
+
+fn too_few() -> UsageError {
+    UsageError("Too few arguments".to_owned())
+}
+
+fn usage<T>(message: &str) -> Result<T, UsageError> {
+    Err(UsageError(message.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    fn config(line: &str) -> Result<Config, UsageError> {
+        Args::try_parse_from(format!("websockify {line}").split_whitespace())
+            .unwrap()
+            .try_into()
+    }
+
+    fn complaint(line: &str) -> String {
+        config(line).unwrap_err().0
+    }
+
+    #[test]
+    fn a_target_comes_from_one_place_only() {
+        assert!(matches!(
+            config("6080 h:1").unwrap().target,
+            TargetConfig::Tcp { .. }
+        ));
+        assert!(matches!(
+            config("6080 --unix-target /s").unwrap().target,
+            TargetConfig::Unix(_)
+        ));
+        assert!(matches!(
+            config("6080 -- prog").unwrap().target,
+            TargetConfig::Wrapped
+        ));
+        let both = config("6080 --unix-target /s -- prog").unwrap();
+        assert_eq!(both.target, TargetConfig::Unix("/s".into()));
+        assert_eq!(both.wrap.unwrap().unix_target, Some("/s".into()));
+    }
+
+    #[test]
+    fn addresses_are_counted() {
+        for line in ["", "6080", "--unix-listen /s", "--inetd", "6080 --"] {
+            assert_eq!(complaint(line), "Too few arguments", "{line}");
+        }
+        for line in [
+            "6080 h:1 x",
+            "6080 h:1 --unix-target /s",
+            "6080 h:1 -- prog",
+            "--inetd h:1 h:2",
+        ] {
+            assert!(complaint(line).starts_with("Too many arguments"), "{line}");
+        }
+    }
+
+    #[test]
+    fn bad_addresses_are_named() {
+        assert!(complaint("x h:1").contains("Error parsing listen port: 'x'"));
+        assert!(complaint("6080 h").contains("Error parsing target: 'h'"));
+        assert!(complaint("6080 h:x").contains("Error parsing target port: 'h:x'"));
+        assert!(complaint("6080 h:0").contains("Error parsing target port: 'h:0'"));
+    }
+
+    #[test]
+    fn options_that_need_others_are_errors_alone() {
+        assert!(
+            complaint("6080 h:1 --wrap-port 3").contains("--wrap-port needs a wrapped program")
+        );
+        assert!(
+            complaint("6080 h:1 --ready-file f").contains("--ready-file needs a wrapped program")
+        );
+        assert!(complaint("--unix-listen s -- prog").contains("needs --wrap-port"));
+        assert!(complaint("--unix-listen s --inetd h:1").contains("both say where to listen"));
+        assert!(
+            config("6080 h:1 --wrap-mode respawn")
+                .unwrap()
+                .wrap
+                .is_none()
+        );
+    }
+
+    #[test]
+    fn zero_seconds_are_never() {
+        let config = config("0 :1 --timeout 5 --idle-timeout 0 --run-once").unwrap();
+        assert_eq!(config.limits.timeout, Some(Duration::from_secs(5)));
+        assert_eq!(config.limits.idle_timeout, None);
+        assert!(config.limits.run_once);
+    }
+
+    #[test]
+    fn relative_paths_are_meant_from_the_start_directory() {
+        let ListenAddr::Unix { path, .. } = config("--unix-listen s h:1").unwrap().listen else {
+            panic!()
+        };
+        assert_eq!(path, std::env::current_dir().unwrap().join("s"));
+    }
+}

@@ -1,0 +1,181 @@
+//! A WebSocket to TCP bridge that can wrap a program which only knows TCP.
+//!
+//! # The life of a connection
+//!
+//! [`listener`] accepts → [`sniff`] tells what the client speaks → [`http`] answers requests until one is an upgrade, which
+//! [`websocket::handshake`] judges → [`target`] connects → [`relay`] carries bytes both ways, framed by [`websocket::frame`], and
+//! ends both legs without losing any. [`connection`] tells this story from one end to the other: to find the way of a byte,
+//! start there.
+//!
+//! # Around it
+//!
+//! [`cli`] mirrors the command line, [`config`] makes sense of it. [`server`] is the accept loop with its limits. [`wrap`] starts a
+//! program whose port is moved out of the way, and looks after it. [`run`] puts it all together.
+
+#![deny(unsafe_code)]
+
+mod addr;
+pub mod cli;
+pub mod config;
+mod connection;
+mod future;
+mod http;
+mod listener;
+pub mod log;
+mod relay;
+mod server;
+mod signals;
+mod sniff;
+mod stream;
+mod sys;
+mod target;
+mod websocket;
+mod wrap;
+
+use std::pin::pin;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until};
+
+use config::{Config, TargetConfig};
+use future::or_never;
+use listener::{Address, Bound};
+use server::Phase;
+use signals::{Request, Signals};
+use target::Target;
+use wrap::{Order, Wrapped};
+
+/// How long sessions may go on when the wrapped program has ended under `--wrap-mode=exit`.
+const FINISH_LIMIT: Duration = Duration::from_secs(10);
+
+/// Does what a configuration asks for, to the end. Returns the exit status.
+///
+/// # Errors
+/// What kept it from starting, or ended it; [`exit_status`] tells the status for that.
+pub fn run(config: Config) -> Result<u8> {
+    let Config {
+        listen,
+        target,
+        wrap,
+        limits,
+        session,
+        ..
+    } = config;
+    let bound = Bound::new(&listen)?;
+    let wrapped = wrap
+        .map(|wrap| {
+            let old_port = match (wrap.port, bound.address()) {
+                (Some(port), _) => port,
+                (None, Address::Tcp(address)) => address.port(),
+                (None, Address::Unix(_)) => {
+                    anyhow::bail!("a wrapped program needs --wrap-port here: we do not listen on a port that could be its own")
+                }
+            };
+            Wrapped::new(wrap, old_port, bound.address().to_string())
+        })
+        .transpose()?;
+    announce(&bound, &target, wrapped.as_ref());
+    if session.traffic {
+        tracing::info!(
+            "Traffic: }} from the client, > to the target, {{ from the target, < to the client; a dot: in part"
+        );
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let result = runtime.block_on(async {
+        let mut signals = Signals::new(wrapped.is_some()).context("cannot take signals")?;
+        let (phase, phases) = watch::channel(Phase::Serving);
+        let (gone, program_gone) = oneshot::channel();
+        let target = Target::new(target, wrapped.as_ref().map(Wrapped::status));
+        let listener = bound
+            .into_listener()
+            .context("cannot watch the listening socket")?;
+        let service = server::serve(listener, target, session, limits, phases);
+        let supervise = |wrapped: Wrapped| {
+            let (orders, received) = mpsc::channel(8);
+            (orders, wrapped.supervise(received, gone))
+        };
+        let (orders, program) = wrapped.map(supervise).unzip();
+        conduct(&mut signals, &phase, orders, program, program_gone, service).await
+    });
+    // What is left are sessions that had their time, and look-ups that cannot be interrupted.
+    runtime.shutdown_background();
+    tracing::info!("In exit");
+    result
+}
+
+/// Runs the program, if there is one, and the service side by side until both have ended, and passes on what signals ask for.
+/// Returns the exit status.
+async fn conduct(
+    signals: &mut Signals,
+    phase: &watch::Sender<Phase>,
+    orders: Option<mpsc::Sender<Order>>,
+    program: Option<impl Future<Output = Result<()>>>,
+    program_gone: oneshot::Receiver<u8>,
+    service: impl Future<Output = Result<()>>,
+) -> Result<u8> {
+    let mut program = pin!(or_never(program));
+    let (mut service, mut program_gone) = (pin!(service), pin!(program_gone));
+    let mut end_signal = Signal::SIGTERM;
+    let mut status = None;
+    let mut finish_by = None;
+    let served = loop {
+        tokio::select! {
+            biased;
+            request = signals.next() => match (request, &orders) {
+                (Request::Stop(signal), _) => {
+                    end_signal = signal;
+                    phase.send_replace(Phase::Stopping);
+                }
+                // With a full queue the supervisor is busy ending the program.
+                (Request::Program(order), Some(orders)) => _ = orders.try_send(order),
+                (Request::Program(_), None) => {}
+            },
+            // It returns before it is ordered to only when it could not be started.
+            ended = &mut program => return ended.map(|()| 0),
+            Ok(exit_status) = &mut program_gone, if status.is_none() => {
+                status = Some(exit_status);
+                phase.send_if_modified(|phase| std::mem::replace(phase, Phase::Finishing.max(*phase)) != *phase);
+                finish_by = Some(Instant::now() + FINISH_LIMIT);
+            }
+            () = or_never(finish_by.map(sleep_until)) => {
+                phase.send_replace(Phase::Stopping);
+                finish_by = None;
+            }
+            served = &mut service => break served,
+        }
+    };
+    if let Some(orders) = orders
+        && orders.send(Order::End(end_signal)).await.is_ok()
+    {
+        program.await?;
+    }
+    served.map(|()| status.unwrap_or(0))
+}
+
+/// The settings, in the lines that scripts wait for.
+fn announce(bound: &Bound, target: &TargetConfig, wrapped: Option<&Wrapped>) {
+    let target = match (wrapped, target) {
+        (Some(wrapped), _) => wrapped.status().to_string(),
+        (None, TargetConfig::Tcp { address, .. }) => address.to_string(),
+        (None, TargetConfig::Unix(path)) => path.display().to_string(),
+        (None, TargetConfig::Wrapped) => String::new(),
+    };
+    tracing::info!("WebSocket server settings:");
+    tracing::info!("  - {}", bound.describe());
+    tracing::info!("  - No SSL/TLS support (no cert file)");
+    tracing::info!("  - proxying from {} to {target}", bound.name());
+}
+
+/// The exit status for an error of [`run`].
+#[must_use]
+pub fn exit_status(error: &anyhow::Error) -> u8 {
+    error
+        .downcast_ref::<wrap::Obstacle>()
+        .map_or(1, wrap::Obstacle::exit_status)
+}

@@ -1,0 +1,26 @@
+//! The `websockify` command: arguments → configuration → log → run → exit status.
+
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
+use websockify::cli::Args;
+use websockify::config::{Config, UsageError};
+
+fn main() -> ExitCode {
+    let config = match Config::try_from(Args::parse()) {
+        Ok(config) => config,
+        // Prints it with the usage, and exits with status 2.
+        Err(UsageError(message)) => Args::command()
+            .error(ErrorKind::ValueValidation, message)
+            .exit(),
+    };
+    websockify::log::init(config.verbose);
+    match websockify::run(config) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            tracing::error!("websockify: error: {error:#}");
+            ExitCode::from(websockify::exit_status(&error))
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! Carries a session's bytes both ways until both ends have had everything that was sent to them.
+//!
+//! Two directions run in one task: [`up`] from the client to the target, [`down`] from the target to the client. Each ends when
+//! its reading side ends, finishes its own writing side (a half-close towards the target; a close frame, then a half-close
+//! towards the client), and goes on draining what it reads from for a bounded time: closing a socket that still has unread
+//! input makes the kernel send a reset, which destroys what was written before.
+//!
+//! What one direction must know of the other is in [`Shared`]. Within the task the order is fixed: heartbeat and stop first,
+//! then up, then down. So what comes earlier in that order is seen in the same turn; the other way round the task is woken once
+//! more.
+//!
+//! No direction holds a buffer while it waits. Data is read into a buffer of the worker thread and written on at once; only
+//! what the other side does not take is kept, by the session, which reads no more until it is gone.
+
+mod buffer;
+mod down;
+mod shared;
+mod up;
+
+use std::fmt;
+use std::future::{pending, poll_fn, ready};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::pin::{Pin, pin};
+use std::task::{Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+
+use crate::config::SessionConfig;
+use crate::stream::{ReadHalf, Stream, WriteHalf};
+use crate::sys;
+use crate::websocket::frame::Decoder;
+use crate::websocket::{Close, Encoding};
+
+use shared::Shared;
+
+/// How long a client may take to answer our close frame, from when its system has taken everything.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+/// How long an ended connection is drained, from when the peer's system has taken everything.
+const DRAIN_LIMIT: Duration = Duration::from_secs(3);
+/// How long the target may go on in silence after a client that went away without a close frame.
+const EOF_LIMIT: Duration = Duration::from_secs(5);
+/// How long a peer may take nothing at all once its session has begun to end.
+const STALL_LIMIT: Duration = Duration::from_secs(30);
+
+/// What there is to know of a session that has ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Summary {
+    /// Payload bytes from the client.
+    pub(crate) up: u64,
+    /// Payload bytes from the target.
+    pub(crate) down: u64,
+    /// What ended it first.
+    pub(crate) cause: Cause,
+    /// The status code of the close frame that we sent, if we sent one with a code.
+    pub(crate) code: Option<u16>,
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            up,
+            down,
+            cause,
+            code,
+        } = self;
+        write!(
+            f,
+            "{cause}: {up} bytes from the client, {down} from the target"
+        )?;
+        code.map_or(Ok(()), |code| write!(f, ", close code {code}"))
+    }
+}
+
+/// What ended a session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// The client sent a close frame.
+    ClientClosed,
+    /// The client's connection ended without one.
+    #[default]
+    ClientLost,
+    /// The client answered no ping.
+    ClientSilent,
+    /// The client broke the protocol.
+    ClientViolation,
+    /// The target closed.
+    TargetClosed,
+    /// The target's connection broke.
+    TargetFailed,
+    /// The bridge is being stopped.
+    Stopped,
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ClientClosed => "Client closed connection",
+            Self::ClientLost => "Client connection lost",
+            Self::ClientSilent => "Client answered no ping",
+            Self::ClientViolation => "Client broke the protocol",
+            Self::TargetClosed => "Target closed",
+            Self::TargetFailed => "Target connection lost",
+            Self::Stopped => "Server is shutting down",
+        })
+    }
+}
+
+/// Carries both directions to their ends. `early` is what the client sent right behind its request; `stop` turns true when the
+/// bridge is to end.
+pub(crate) async fn run(
+    client: &mut Stream,
+    target: &mut Stream,
+    early: &[u8],
+    encoding: Encoding,
+    config: SessionConfig,
+    stop: watch::Receiver<bool>,
+) -> Summary {
+    let shared = Shared::default();
+    let client_fd = client.as_fd().as_raw_fd();
+    let (client_read, client_write) = client.split();
+    let (target_read, target_write) = target.split();
+    let up = up::Up::new(
+        client_read,
+        target_write,
+        Decoder::new(encoding),
+        &shared,
+        config.traffic,
+    );
+    let down = down::Down::new(target_read, client_write, encoding, &shared, config.traffic);
+    let directions = async {
+        tokio::join!(biased; up.run(early), down.run());
+    };
+    let watch = async {
+        tokio::join!(
+            stopped(&shared, stop),
+            heartbeat(&shared, config.heartbeat, client_fd)
+        );
+    };
+    tokio::select! {
+        biased;
+        () = watch => {}
+        () = directions => {}
+    }
+    shared.summary()
+}
+
+/// Writes `last_words` and ends a connection of which nothing more is wanted, so that the client gets to read them.
+pub(crate) async fn farewell(client: &mut Stream, last_words: &[u8]) {
+    let (mut read, mut write) = client.split();
+    if write_all(&mut write, last_words, || true).await.is_ok() {
+        write.finish();
+        drain(&mut read, ready(())).await;
+    }
+}
+
+/// Hands the stop on to the session.
+async fn stopped(shared: &Shared, mut stop: watch::Receiver<bool>) {
+    // Without a sender nobody can stop us.
+    if stop.wait_for(|&stop| stop).await.is_ok() {
+        shared.end(Cause::Stopped, Some(Close::GOING_AWAY));
+    }
+    pending().await
+}
+
+/// Pings the client, and gives it up when two pings in a row brought no sign of life.
+async fn heartbeat(shared: &Shared, interval: Option<Duration>, client: RawFd) {
+    let Some(interval) = interval else {
+        return pending().await;
+    };
+    let mut ticks = tokio::time::interval_at(Instant::now() + interval, interval);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut unanswered = 0;
+    let mut unsent = 0;
+    loop {
+        ticks.tick().await;
+        // While the target takes nothing we read nothing, and a pong may wait behind that. And a client that still takes
+        // data has not come to the ping yet.
+        let before = std::mem::replace(&mut unsent, sys::unsent_bytes(client));
+        if shared.take_sign_of_life() || unsent < before {
+            unanswered = 0;
+        }
+        if unanswered == 2 {
+            shared.lose_client(Cause::ClientSilent);
+            return pending().await;
+        }
+        shared.request_ping();
+        unanswered += 1;
+    }
+}
+
+/// Writes all of `data`. A peer that takes nothing for [`STALL_LIMIT`] is given up if `ending` says so by then; before the end
+/// of a session a stalled peer stalls the other one and nothing else.
+async fn write_all(
+    half: &mut WriteHalf<'_>,
+    mut data: &[u8],
+    ending: impl Fn() -> bool,
+) -> io::Result<()> {
+    while !data.is_empty() {
+        let write = poll_fn(|cx| Pin::new(&mut *half).poll_write(cx, data));
+        match timeout(STALL_LIMIT, write).await {
+            Ok(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(Ok(written)) => data = &data[written..],
+            Ok(Err(error)) => return Err(error),
+            Err(_) if ending() => return Err(io::ErrorKind::TimedOut.into()),
+            Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Reads and throws away what still comes: until the end of the data, or for a bounded time after `finished`, when the peer
+/// has got the end of ours.
+async fn drain(half: &mut ReadHalf<'_>, finished: impl Future<Output = ()>) {
+    let socket = half.as_fd().as_raw_fd();
+    let mut to_the_end = pin!(poll_fn(|cx| {
+        buffer::with(|buffer| {
+            loop {
+                let mut read = ReadBuf::new(buffer);
+                match ready!(Pin::new(&mut *half).poll_read(cx, &mut read)) {
+                    Ok(()) if !read.filled().is_empty() => {}
+                    _ => return Poll::Ready(()),
+                }
+            }
+        })
+    }));
+    tokio::select! {
+        biased;
+        () = &mut to_the_end => {}
+        () = finished => {
+            _ = while_taking(socket, DRAIN_LIMIT, to_the_end).await;
+        }
+    }
+}
+
+/// Waits for `done`, but no longer than `limit` without the peer of `socket` taking any of what was written to it.
+async fn while_taking<F: Future>(socket: RawFd, limit: Duration, done: F) -> Option<F::Output> {
+    let mut done = pin!(done);
+    loop {
+        let unsent = sys::unsent_bytes(socket);
+        if let Ok(output) = timeout(limit, &mut done).await {
+            return Some(output);
+        }
+        if sys::unsent_bytes(socket) >= unsent {
+            return None;
+        }
+    }
+}

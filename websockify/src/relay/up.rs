@@ -1,0 +1,157 @@
+//! From the client to the target: frames come in, payload goes out.
+
+use std::future::poll_fn;
+use std::os::fd::AsFd;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::shared::Shared;
+use super::{Cause, buffer, drain, write_all};
+use crate::log;
+use crate::stream::{ReadHalf, WriteHalf};
+use crate::sys;
+use crate::websocket::frame::{Decoder, End};
+
+/// The direction from the client to the target.
+pub(super) struct Up<'a> {
+    client: ReadHalf<'a>,
+    target: WriteHalf<'a>,
+    decoder: Decoder,
+    shared: &'a Shared,
+    traffic: bool,
+    /// The target takes nothing more; the client's frames are still followed, for its close frame.
+    target_is_deaf: bool,
+}
+
+/// What one turn came to.
+enum Turn {
+    /// The client sent something; the target has not taken this part of it yet.
+    Moved { rest: Vec<u8>, end: Option<End> },
+    /// The client ended its side.
+    Finished,
+    /// The client's connection broke, or it is not to be followed any longer.
+    Cut,
+}
+
+impl<'a> Up<'a> {
+    pub(super) fn new(
+        client: ReadHalf<'a>,
+        target: WriteHalf<'a>,
+        decoder: Decoder,
+        shared: &'a Shared,
+        traffic: bool,
+    ) -> Self {
+        Self {
+            client,
+            target,
+            decoder,
+            shared,
+            traffic,
+            target_is_deaf: false,
+        }
+    }
+
+    /// Runs to the end; `early` is what has been read of the client already.
+    pub(super) async fn run(mut self, early: &[u8]) {
+        self.carry(early).await;
+        self.shared.end_up();
+        self.target.finish();
+        self.shared.finish_up();
+        if !self.shared.client_is_lost() && !self.shared.client_has_finished() {
+            drain(&mut self.client, self.shared.down_finished()).await;
+        }
+    }
+
+    /// Carries payload until the client ends or its time is over.
+    async fn carry(&mut self, early: &[u8]) {
+        let mut turn = poll_fn(|cx| Poll::Ready(self.pass_on(cx, &mut early.to_vec()))).await;
+        loop {
+            match turn {
+                Turn::Moved { rest, end } => {
+                    if let Some(end) = end {
+                        let (cause, close) = match end {
+                            End::Closed(close) => (Cause::ClientClosed, close),
+                            End::Violation(close) => (Cause::ClientViolation, close),
+                        };
+                        self.shared.end(cause, Some(close));
+                        self.shared.end_up();
+                    }
+                    self.deliver(&rest).await;
+                    if end.is_some() {
+                        return;
+                    }
+                }
+                Turn::Finished => return self.shared.finish_client(),
+                Turn::Cut => return,
+            }
+            turn = poll_fn(|cx| self.poll_turn(cx)).await;
+        }
+    }
+
+    /// Reads once and passes on what the target takes at once.
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
+        if self.shared.up_is_cut() {
+            return Poll::Ready(Turn::Cut);
+        }
+        buffer::with(|buffer| {
+            let mut read = ReadBuf::new(buffer);
+            if ready!(Pin::new(&mut self.client).poll_read(cx, &mut read)).is_err() {
+                self.shared.lose_client(Cause::ClientLost);
+                return Poll::Ready(Turn::Cut);
+            }
+            let length = read.filled().len();
+            if length == 0 {
+                return Poll::Ready(Turn::Finished);
+            }
+            Poll::Ready(self.pass_on(cx, &mut buffer[..length]))
+        })
+    }
+
+    /// Decodes what the client sent and writes its payload as far as the target takes it now.
+    fn pass_on(&mut self, cx: &mut Context<'_>, data: &mut [u8]) -> Turn {
+        let decoded = self
+            .decoder
+            .decode(data, |ping| self.shared.queue_pong(ping));
+        let payload = &data[decoded.payload];
+        self.shared.note_up(payload.len());
+        if self.traffic && !data.is_empty() {
+            log::write_raw(if self.decoder.at_frame_boundary() {
+                "}"
+            } else {
+                "}."
+            });
+        }
+        let mut rest = payload;
+        while !rest.is_empty() && !self.target_is_deaf {
+            match Pin::new(&mut self.target).poll_write(cx, rest) {
+                Poll::Ready(Ok(written)) => rest = &rest[written..],
+                Poll::Ready(Err(_)) => self.target_is_deaf = true,
+                Poll::Pending => break,
+            }
+        }
+        if self.traffic && !payload.is_empty() {
+            log::write_raw(if rest.is_empty() { ">" } else { ">." });
+        }
+        Turn::Moved {
+            rest: rest.to_vec(),
+            end: decoded.end,
+        }
+    }
+
+    /// Writes what the target did not take at once; until it does, nothing more is read of the client.
+    async fn deliver(&mut self, rest: &[u8]) {
+        if rest.is_empty() || self.target_is_deaf {
+            return;
+        }
+        self.shared.set_stalled(true);
+        let client = self.client.as_fd();
+        let ending = || self.shared.is_ending() || sys::has_finished(client);
+        self.target_is_deaf = write_all(&mut self.target, rest, ending).await.is_err();
+        self.shared.set_stalled(false);
+        if self.traffic {
+            log::write_raw(">");
+        }
+    }
+}

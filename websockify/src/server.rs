@@ -1,0 +1,266 @@
+//! The accept loop: takes connections, gives each a task, and ends when it is told to or has done what it was started for.
+//!
+//! No client can hurt it: an error of one connection is no error of the listener, and when descriptors run out it pauses for
+//! longer and longer instead of spinning.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::Result;
+use tokio::sync::{Notify, watch};
+use tokio::time::{sleep, timeout};
+
+use crate::config::{Limits, SessionConfig};
+use crate::connection::{self, Handling};
+use crate::future::or_never;
+use crate::listener::{Listener, Peer};
+use crate::stream::Stream;
+use crate::sys;
+use crate::target::Target;
+
+/// How long sessions may take to say goodbye when the server is stopped.
+const STOP_LIMIT: Duration = Duration::from_millis(1000);
+/// The first pause when accepting fails, and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+
+/// How far the server is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    /// It takes connections.
+    Serving,
+    /// It takes no more, and lets sessions finish.
+    Finishing,
+    /// It closes all sessions.
+    Stopping,
+}
+
+/// Serves until `phase` or the limits end it. When it returns, every session has ended or had its time to.
+///
+/// # Errors
+/// The listener broke.
+pub(crate) async fn serve(
+    listener: Listener,
+    target: Target,
+    session: SessionConfig,
+    limits: Limits,
+    mut phase: watch::Receiver<Phase>,
+) -> Result<()> {
+    let (stop, stopped) = watch::channel(false);
+    let handling = Arc::new(Handling {
+        target,
+        session,
+        stop: stopped,
+    });
+    let connections = Arc::new(Connections::default());
+    let result = tokio::select! {
+        biased;
+        _ = phase.wait_for(|&phase| phase > Phase::Serving) => Ok(()),
+        () = connections.once_taken(), if limits.run_once => Ok(()),
+        () = expire(limits, &connections) => Ok(()),
+        error = accept_all(&listener, &handling, &connections, limits.run_once) => Err(error),
+    };
+    drop(listener);
+    if result.is_ok() {
+        tokio::select! {
+            biased;
+            _ = phase.wait_for(|&phase| phase == Phase::Stopping) => {}
+            () = connections.all_ended() => return Ok(()),
+        }
+    }
+    // The receivers are the sessions'.
+    _ = stop.send(true);
+    _ = timeout(STOP_LIMIT, connections.all_ended()).await;
+    result
+}
+
+/// Accepts until the listener breaks.
+async fn accept_all(
+    listener: &Listener,
+    handling: &Arc<Handling>,
+    connections: &Arc<Connections>,
+    run_once: bool,
+) -> anyhow::Error {
+    let mut pause = PAUSES.0;
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                pause = PAUSES.0;
+                let guard = connections.begin();
+                tokio::spawn(handle(stream, peer, Arc::clone(handling), guard, run_once));
+            }
+            Err(error) => match triage(&error) {
+                Triage::Ignore => tracing::debug!(
+                    "a client left before it was accepted: {}",
+                    sys::describe(&error)
+                ),
+                Triage::Pause => {
+                    if pause == PAUSES.0 {
+                        tracing::warn!(
+                            "cannot accept connections for now: {}",
+                            sys::describe(&error)
+                        );
+                    }
+                    sleep(pause).await;
+                    pause = (pause * 2).min(PAUSES.1);
+                }
+                Triage::GiveUp => {
+                    return anyhow::Error::new(error).context("cannot accept connections any more");
+                }
+            },
+        }
+    }
+}
+
+async fn handle(stream: Stream, peer: Peer, handling: Arc<Handling>, guard: Guard, run_once: bool) {
+    let admit = || !run_once || guard.0.take_once();
+    if connection::handle(stream, peer, &handling, admit).await && run_once {
+        tracing::info!("exiting due to --run-once");
+    }
+}
+
+/// What an error of `accept` means.
+#[derive(Debug, PartialEq, Eq)]
+enum Triage {
+    /// It concerns one client only.
+    Ignore,
+    /// The system lacks something just now.
+    Pause,
+    /// The listener is broken.
+    GiveUp,
+}
+
+fn triage(error: &io::Error) -> Triage {
+    match error.raw_os_error() {
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => Triage::Pause,
+        Some(libc::EBADF | libc::EINVAL | libc::ENOTSOCK | libc::EOPNOTSUPP | libc::EFAULT) => {
+            Triage::GiveUp
+        }
+        // Aborted connections, and the network's errors that Linux passes on from them (accept(2)).
+        _ => Triage::Ignore,
+    }
+}
+
+/// Waits until the server has been up, or idle, for as long as it may.
+async fn expire(limits: Limits, connections: &Connections) {
+    let timeout = limits.timeout.map(sleep);
+    let idle = limits.idle_timeout.map(|limit| connections.idle_for(limit));
+    let (option, limit) = tokio::select! {
+        () = or_never(timeout) => ("--timeout", limits.timeout),
+        () = or_never(idle) => ("--idle-timeout", limits.idle_timeout),
+    };
+    let limit = limit.unwrap_or_default();
+    tracing::info!("listener exit due to {option} {}", limit.as_secs_f64());
+}
+
+/// How many connections there are and were.
+#[derive(Debug, Default)]
+struct Connections {
+    open: AtomicUsize,
+    total: AtomicUsize,
+    none_open: Notify,
+    /// Whether the one session of `--run-once` has been given away.
+    once: AtomicBool,
+    once_taken: Notify,
+}
+
+/// A connection that is open; it counts until it is dropped.
+struct Guard(Arc<Connections>);
+
+impl Connections {
+    fn begin(self: &Arc<Self>) -> Guard {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        self.total.fetch_add(1, Ordering::Relaxed);
+        Guard(Arc::clone(self))
+    }
+
+    /// Takes the one session of `--run-once`; only the first call gets it.
+    fn take_once(&self) -> bool {
+        let first = !self.once.swap(true, Ordering::AcqRel);
+        if first {
+            self.once_taken.notify_one();
+        }
+        first
+    }
+
+    /// Waits for the first [`Connections::take_once`].
+    async fn once_taken(&self) {
+        self.once_taken.notified().await;
+    }
+
+    /// Waits until no connection is open.
+    async fn all_ended(&self) {
+        loop {
+            let none_open = self.none_open.notified();
+            if self.open.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            none_open.await;
+        }
+    }
+
+    /// Waits until no connection has been open for `limit`.
+    async fn idle_for(&self, limit: Duration) {
+        loop {
+            self.all_ended().await;
+            let total = self.total.load(Ordering::Acquire);
+            sleep(limit).await;
+            if self.open.load(Ordering::Acquire) == 0 && self.total.load(Ordering::Acquire) == total
+            {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if self.0.open.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.none_open.notify_waiters();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn only_a_broken_listener_ends_the_server() {
+        let triage = |number| triage(&io::Error::from_raw_os_error(number));
+        for number in [
+            libc::ECONNABORTED,
+            libc::EPROTO,
+            libc::EHOSTUNREACH,
+            libc::ENETDOWN,
+            libc::EPERM,
+        ] {
+            assert_eq!(triage(number), Triage::Ignore);
+        }
+        for number in [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS] {
+            assert_eq!(triage(number), Triage::Pause);
+        }
+        for number in [libc::EBADF, libc::EINVAL] {
+            assert_eq!(triage(number), Triage::GiveUp);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn idle_time_starts_again_with_every_connection() {
+        let connections = Arc::new(Connections::default());
+        let start = Instant::now();
+        let limit = Duration::from_secs(5);
+        let idle = connections.idle_for(limit);
+        let visit = async {
+            sleep(Duration::from_secs(3)).await;
+            let guard = connections.begin();
+            sleep(Duration::from_secs(30)).await;
+            drop(guard);
+        };
+        tokio::join!(idle, visit);
+        assert_eq!(start.elapsed(), Duration::from_secs(38));
+    }
+}

@@ -1,0 +1,84 @@
+//! The signals that this process takes.
+
+use std::future::poll_fn;
+use std::io;
+use std::task::Poll;
+
+use nix::sys::signal::Signal;
+use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
+
+use crate::sys;
+use crate::wrap::Order;
+
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Request {
+    /// End, with this signal for the wrapped program.
+    Stop(Signal),
+    /// Do this to the wrapped program.
+    Program(Order),
+}
+
+/// The signals that are waited for.
+pub(crate) struct Signals {
+    streams: Vec<(Signal, Stream)>,
+    wrapped: bool,
+    on_terminal: bool,
+}
+
+impl Signals {
+    /// Takes the signals that end us, and with a wrapped program also those that are for it.
+    pub(crate) fn new(wrapped: bool) -> io::Result<Self> {
+        let mut taken = vec![Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT];
+        // Under nohup it stays ignored.
+        if !sys::is_ignored(Signal::SIGHUP) {
+            taken.push(Signal::SIGHUP);
+        }
+        if wrapped {
+            taken.extend([
+                Signal::SIGUSR1,
+                Signal::SIGUSR2,
+                Signal::SIGWINCH,
+                Signal::SIGTSTP,
+                Signal::SIGCONT,
+            ]);
+        }
+        let streams = taken
+            .into_iter()
+            .map(|number| Ok((number, signal(SignalKind::from_raw(number as i32))?)))
+            .collect::<io::Result<_>>()?;
+        Ok(Self {
+            streams,
+            wrapped,
+            on_terminal: sys::terminal_is_alive(),
+        })
+    }
+
+    /// The next request.
+    pub(crate) async fn next(&mut self) -> Request {
+        let signal = self.receive().await;
+        match signal {
+            // Daemons take it as a request to reload. For us it is the end if nobody is wrapped, or when it came because the
+            // terminal that we were started on is gone.
+            Signal::SIGHUP if self.wrapped && !(self.on_terminal && !sys::terminal_is_alive()) => {
+                Request::Program(Order::Forward(signal))
+            }
+            Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT | Signal::SIGHUP => {
+                Request::Stop(signal)
+            }
+            Signal::SIGTSTP => Request::Program(Order::Suspend),
+            _ => Request::Program(Order::Forward(signal)),
+        }
+    }
+
+    async fn receive(&mut self) -> Signal {
+        poll_fn(|cx| {
+            let arrived = self
+                .streams
+                .iter_mut()
+                .find_map(|(number, stream)| stream.poll_recv(cx).is_ready().then_some(*number));
+            arrived.map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
+    }
+}

@@ -1,0 +1,93 @@
+//! What a new connection speaks, told from its first bytes, which stay in the socket.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use crate::stream::Stream;
+use crate::sys;
+
+/// What an old Flash player asks before it opens a socket.
+const POLICY_REQUEST: &[u8] = b"<policy-file-request/>\0";
+/// The answer to [`POLICY_REQUEST`]: every page may connect.
+pub(crate) const POLICY: &[u8] =
+    b"<cross-domain-policy><allow-access-from domain=\"*\" to-ports=\"*\" /></cross-domain-policy>\n";
+
+/// What the first bytes announce.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// A TLS handshake record.
+    Tls,
+    /// An SSLv2 hello, which nobody should send any more.
+    Ssl2,
+    /// Flash's policy file request.
+    FlashPolicy,
+    /// Anything else: the HTTP parser judges it.
+    Http,
+}
+
+/// How the sniffing ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sniffed {
+    /// The client speaks this.
+    Protocol(Protocol),
+    /// It closed without a word.
+    Closed,
+    /// It said too little for too long.
+    TimedOut,
+}
+
+/// What `start`, the first bytes of a connection, announce; `None` when more of them are needed.
+fn classify(start: &[u8]) -> Option<Protocol> {
+    match start.first()? {
+        0x16 => Some(Protocol::Tls),
+        0x80 => Some(Protocol::Ssl2),
+        _ if start.starts_with(POLICY_REQUEST) => Some(Protocol::FlashPolicy),
+        _ if POLICY_REQUEST.starts_with(start) => None,
+        _ => Some(Protocol::Http),
+    }
+}
+
+/// Waits until the client has said enough to be classified, at most for `limit`.
+pub(crate) async fn sniff(stream: &Stream, limit: Duration) -> Sniffed {
+    let first_bytes = stream.when_readable(|| {
+        let mut buffer = [0; POLICY_REQUEST.len()];
+        let length = sys::peek(stream.as_fd(), &mut buffer)?;
+        match classify(&buffer[..length]) {
+            Some(protocol) => Ok(Sniffed::Protocol(protocol)),
+            None if length == 0 => Ok(Sniffed::Closed),
+            None if sys::has_finished(stream.as_fd()) => Ok(Sniffed::Protocol(Protocol::Http)),
+            None => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    });
+    match tokio::time::timeout(limit, first_bytes).await {
+        Ok(sniffed) => sniffed.unwrap_or(Sniffed::Closed),
+        Err(_) => Sniffed::TimedOut,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_byte_tells() {
+        assert_eq!(classify(b"\x16\x03\x01"), Some(Protocol::Tls));
+        assert_eq!(classify(b"\x80\x2e\x01"), Some(Protocol::Ssl2));
+        assert_eq!(classify(b"G"), Some(Protocol::Http));
+        assert_eq!(classify(b"\0"), Some(Protocol::Http));
+        assert_eq!(classify(b""), None);
+    }
+
+    #[test]
+    fn a_flash_request_is_told_at_its_last_byte_from_every_look_alike() {
+        for length in 0..POLICY_REQUEST.len() {
+            assert_eq!(classify(&POLICY_REQUEST[..length]), None, "{length}");
+            if length > 0 {
+                let look_alike = [&POLICY_REQUEST[..length], b"?"].concat();
+                assert_eq!(classify(&look_alike), Some(Protocol::Http), "{length}");
+            }
+        }
+        assert_eq!(classify(POLICY_REQUEST), Some(Protocol::FlashPolicy));
+    }
+}

@@ -1,0 +1,173 @@
+//! A connected socket of either kind, so that everything after the listener is written once.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use nix::sys::socket::{Shutdown, shutdown};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream, tcp, unix};
+
+use crate::sys;
+
+/// A client's or a target's connection.
+#[derive(Debug)]
+pub(crate) enum Stream {
+    /// Plain TCP.
+    Tcp(TcpStream),
+    /// A unix stream socket.
+    Unix(UnixStream),
+}
+
+/// The reading half of a [`Stream`].
+#[derive(Debug)]
+pub(crate) enum ReadHalf<'a> {
+    /// Plain TCP.
+    Tcp(tcp::ReadHalf<'a>),
+    /// A unix stream socket.
+    Unix(unix::ReadHalf<'a>),
+}
+
+/// The writing half of a [`Stream`].
+#[derive(Debug)]
+pub(crate) enum WriteHalf<'a> {
+    /// Plain TCP.
+    Tcp(tcp::WriteHalf<'a>),
+    /// A unix stream socket.
+    Unix(unix::WriteHalf<'a>),
+}
+
+/// Does the same with whichever stream it is.
+macro_rules! each {
+    ($type:ident, $value:expr, $stream:ident => $body:expr) => {
+        match $value {
+            $type::Tcp($stream) => $body,
+            $type::Unix($stream) => $body,
+        }
+    };
+}
+
+impl Stream {
+    /// A TCP connection, tuned as every leg of ours is.
+    pub(crate) fn from_tcp(stream: TcpStream) -> Self {
+        sys::tune_tcp(stream.as_fd());
+        Self::Tcp(stream)
+    }
+
+    /// Both halves, to be used by two directions of one task.
+    pub(crate) fn split(&mut self) -> (ReadHalf<'_>, WriteHalf<'_>) {
+        match self {
+            Self::Tcp(stream) => {
+                let (read, write) = stream.split();
+                (ReadHalf::Tcp(read), WriteHalf::Tcp(write))
+            }
+            Self::Unix(stream) => {
+                let (read, write) = stream.split();
+                (ReadHalf::Unix(read), WriteHalf::Unix(write))
+            }
+        }
+    }
+
+    /// Runs `operation`, which reads from the socket, when there is something to read; again when it says `WouldBlock`.
+    pub(crate) async fn when_readable<T>(
+        &self,
+        operation: impl FnMut() -> io::Result<T>,
+    ) -> io::Result<T> {
+        each!(Self, self, stream => stream.async_io(tokio::io::Interest::READABLE, operation).await)
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        each!(Self, self, stream => stream.as_fd())
+    }
+}
+
+impl WriteHalf<'_> {
+    /// Ends our side: the peer reads the end of the data after everything that was written.
+    pub(crate) fn finish(&self) {
+        // A peer that has gone needs to be told nothing.
+        _ = shutdown(self.as_fd().as_raw_fd(), Shutdown::Write);
+    }
+}
+
+impl AsFd for WriteHalf<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        each!(Self, self, half => half.as_ref().as_fd())
+    }
+}
+
+impl AsFd for ReadHalf<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        each!(Self, self, half => half.as_ref().as_fd())
+    }
+}
+
+impl AsyncRead for ReadHalf<'_> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        each!(Self, self.get_mut(), half => Pin::new(half).poll_read(cx, buffer))
+    }
+}
+
+impl AsyncWrite for WriteHalf<'_> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        each!(Self, self.get_mut(), half => Pin::new(half).poll_write(cx, data))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(Self, self.get_mut(), half => Pin::new(half).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(Self, self.get_mut(), half => Pin::new(half).poll_shutdown(cx))
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        each!(Self, self.get_mut(), stream => Pin::new(stream).poll_read(cx, buffer))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        each!(Self, self.get_mut(), stream => Pin::new(stream).poll_write(cx, data))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        each!(Self, self.get_mut(), stream => Pin::new(stream).poll_write_vectored(cx, data))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(Self, self.get_mut(), stream => Pin::new(stream).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(Self, self.get_mut(), stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}

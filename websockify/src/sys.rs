@@ -1,0 +1,165 @@
+//! Small pieces of the operating system that no library offers safely.
+
+#![allow(unsafe_code, reason = "system calls without a safe wrapper")]
+
+use std::ffi::CString;
+use std::fmt;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::Duration;
+
+use libc::c_int;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::signal::Signal;
+use nix::sys::socket::{SetSockOpt, setsockopt, sockopt};
+
+/// A moment in the local time zone, shown as `22/Nov/2026 23:57:32` whatever the locale.
+pub(crate) struct LocalTime(libc::tm);
+
+impl LocalTime {
+    /// This moment.
+    pub(crate) fn now() -> Self {
+        // SAFETY: time() accepts null.
+        let now = unsafe { libc::time(std::ptr::null_mut()) };
+        let mut fields = MaybeUninit::<libc::tm>::zeroed();
+        // SAFETY: both pointers are valid; localtime_r fills the structure or leaves its valid zeroes.
+        unsafe {
+            libc::localtime_r(&raw const now, fields.as_mut_ptr());
+            Self(fields.assume_init())
+        }
+    }
+}
+
+impl fmt::Display for LocalTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const MONTHS: [&str; 12] = [
+            "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+        ];
+        let Self(time) = self;
+        let month = usize::try_from(time.tm_mon)
+            .ok()
+            .and_then(|month| MONTHS.get(month))
+            .unwrap_or(&"???");
+        let year = 1900 + i64::from(time.tm_year);
+        write!(
+            f,
+            "{:02}/{month}/{year} {:02}:{:02}:{:02}",
+            time.tm_mday, time.tm_hour, time.tm_min, time.tm_sec
+        )
+    }
+}
+
+/// Bytes that were written to a socket and that the peer's system has not acknowledged; for a unix socket, not read.
+pub(crate) fn unsent_bytes(socket: RawFd) -> usize {
+    let mut count: c_int = 0;
+    // SAFETY: TIOCOUTQ, which sockets know as SIOCOUTQ, writes one int, and nothing for what is no socket.
+    let result = unsafe { libc::ioctl(socket, libc::TIOCOUTQ, &raw mut count) };
+    if result == 0 {
+        usize::try_from(count).unwrap_or(0)
+    } else {
+        0
+    }
+}
+
+/// The first bytes that wait on a socket, which stay there.
+pub(crate) fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    Ok(nix::sys::socket::recv(
+        socket.as_raw_fd(),
+        buffer,
+        nix::sys::socket::MsgFlags::MSG_PEEK,
+    )?)
+}
+
+/// Whether the peer has ended its side of a connection; data may still wait to be read.
+pub(crate) fn has_finished(socket: BorrowedFd<'_>) -> bool {
+    let mut poll = [PollFd::new(
+        socket,
+        PollFlags::from_bits_retain(libc::POLLRDHUP),
+    )];
+    matches!(nix::poll::poll(&mut poll, PollTimeout::ZERO), Ok(1..))
+}
+
+/// What every TCP leg gets: no delay for small writes, and probes that notice a peer which is gone.
+pub(crate) fn tune_tcp(socket: BorrowedFd<'_>) {
+    fn set<O: SetSockOpt>(socket: BorrowedFd<'_>, option: O, value: &O::Val) {
+        if let Err(error) = setsockopt(&socket, option, value) {
+            // The peer may be gone already, which the first read tells.
+            tracing::debug!("cannot set a socket option: {}", error.desc());
+        }
+    }
+    const IDLE: Duration = Duration::from_secs(60);
+    const INTERVAL: Duration = Duration::from_secs(20);
+    set(socket, sockopt::TcpNoDelay, &true);
+    set(socket, sockopt::KeepAlive, &true);
+    set(socket, sockopt::TcpKeepIdle, &(IDLE.as_secs() as u32));
+    set(
+        socket,
+        sockopt::TcpKeepInterval,
+        &(INTERVAL.as_secs() as u32),
+    );
+}
+
+/// Whether standard input is our terminal, and one that has not been hung up.
+pub(crate) fn terminal_is_alive() -> bool {
+    nix::unistd::tcgetpgrp(io::stdin()).is_ok()
+}
+
+/// Whether this process was started with `signal` ignored, as under `nohup`.
+pub(crate) fn is_ignored(signal: Signal) -> bool {
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: a null new action only asks; all zeroes is a valid sigaction.
+    unsafe {
+        libc::sigaction(signal as c_int, std::ptr::null(), action.as_mut_ptr());
+        action.assume_init().sa_sigaction == libc::SIG_IGN
+    }
+}
+
+/// Whether a file gives capabilities to whoever executes it.
+pub(crate) fn has_capabilities(path: &Path) -> bool {
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else {
+        return false;
+    };
+    // SAFETY: both strings end in NUL; a size of zero only asks for the length.
+    unsafe {
+        libc::getxattr(
+            path.as_ptr(),
+            c"security.capability".as_ptr(),
+            std::ptr::null_mut(),
+            0,
+        ) > 0
+    }
+}
+
+/// What went wrong, in the system's words and without Rust's `(os error N)`.
+pub(crate) fn describe(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(number) => nix::errno::Errno::from_raw(number).desc().to_owned(),
+        None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_have_the_form_that_scripts_know() {
+        // SAFETY: all zeroes is a valid tm.
+        let mut time: libc::tm = unsafe { std::mem::zeroed() };
+        (time.tm_mday, time.tm_mon, time.tm_year) = (2, 10, 126);
+        (time.tm_hour, time.tm_min, time.tm_sec) = (3, 7, 9);
+        assert_eq!(LocalTime(time).to_string(), "02/Nov/2026 03:07:09");
+    }
+
+    #[test]
+    fn errors_are_told_in_words() {
+        assert_eq!(
+            describe(&io::Error::from_raw_os_error(libc::ECONNREFUSED)),
+            "Connection refused"
+        );
+        assert_eq!(describe(&io::Error::other("no such name")), "no such name");
+    }
+}

@@ -1,0 +1,223 @@
+//! What clients are connected to, and connecting to it.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use crate::addr::HostPort;
+use crate::config::TargetConfig;
+use crate::stream::Stream;
+use crate::sys;
+use crate::wrap::Status;
+
+/// How long all attempts to connect may take together.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// How soon a full backlog of a unix socket is tried again.
+const BACKLOG_PAUSE: Duration = Duration::from_millis(10);
+
+/// What a client is connected to.
+#[derive(Clone, Debug)]
+pub(crate) enum Target {
+    /// A host and a port.
+    Tcp {
+        /// An empty host means this machine.
+        address: HostPort,
+        /// Whether IPv6 addresses of a name come first.
+        prefer_ipv6: bool,
+    },
+    /// A unix socket.
+    Unix(PathBuf),
+    /// The wrapped program, wherever it listens.
+    Wrapped(Status),
+}
+
+/// Why there is no connection; the text is for the log.
+#[derive(Debug)]
+pub(crate) enum ConnectError {
+    /// The name has no address.
+    Resolve(io::Error),
+    /// No address could be connected to; this is the first one's reason.
+    Connect(SocketAddr, io::Error),
+    /// The unix socket could not be connected to.
+    Unix(io::Error),
+    /// It took too long.
+    TimedOut,
+    /// The wrapped program did not listen in time.
+    NotListening(Duration),
+    /// The wrapped program has ended and is not started again.
+    Gone,
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Resolve(error) => {
+                write!(f, "cannot resolve the host name: {}", sys::describe(error))
+            }
+            Self::Connect(address, error) => write!(f, "{address}: {}", sys::describe(error)),
+            Self::Unix(error) => f.write_str(&sys::describe(error)),
+            Self::TimedOut => write!(f, "no answer within {} s", CONNECT_LIMIT.as_secs()),
+            Self::NotListening(limit) => {
+                write!(
+                    f,
+                    "the wrapped program did not listen within {} s",
+                    limit.as_secs_f64()
+                )
+            }
+            Self::Gone => f.write_str("the wrapped program has ended"),
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { address, .. } => address.fmt(f),
+            Self::Unix(path) => path.display().fmt(f),
+            Self::Wrapped(status) => status.fmt(f),
+        }
+    }
+}
+
+impl Target {
+    /// The target of a configuration; `wrapped` is the program's, if there is one.
+    pub(crate) fn new(config: TargetConfig, wrapped: Option<Status>) -> Self {
+        match (config, wrapped) {
+            (_, Some(status)) => Self::Wrapped(status),
+            (
+                TargetConfig::Tcp {
+                    address,
+                    prefer_ipv6,
+                },
+                None,
+            ) => Self::Tcp {
+                address,
+                prefer_ipv6,
+            },
+            (TargetConfig::Unix(path), None) => Self::Unix(path),
+            (TargetConfig::Wrapped, None) => {
+                unreachable!("a wrapped target comes with its program")
+            }
+        }
+    }
+
+    /// The log line before a connection is made.
+    pub(crate) fn announcement(&self) -> String {
+        match self {
+            Self::Tcp { .. } => format!("connecting to: {self}"),
+            Self::Unix(_) => format!("connecting to unix socket: {self}"),
+            Self::Wrapped(_) => format!("connecting to command: {self}"),
+        }
+    }
+
+    /// Connects, trying every address and waiting for a wrapped program that is still starting.
+    pub(crate) async fn connect(&self) -> Result<Stream, ConnectError> {
+        match self {
+            Self::Tcp {
+                address,
+                prefer_ipv6,
+            } => connect_tcp(address, *prefer_ipv6).await,
+            Self::Unix(path) => connect_unix(path).await.map_err(ConnectError::Unix),
+            Self::Wrapped(status) => connect_wrapped(status).await,
+        }
+    }
+}
+
+async fn connect_tcp(address: &HostPort, prefer_ipv6: bool) -> Result<Stream, ConnectError> {
+    let deadline = Instant::now() + CONNECT_LIMIT;
+    let host = if address.host.is_empty() {
+        "localhost"
+    } else {
+        &address.host
+    };
+    let mut candidates: Vec<_> = match timeout_at(deadline, lookup_host((host, address.port))).await
+    {
+        Ok(found) => found.map_err(ConnectError::Resolve)?.collect(),
+        Err(_) => return Err(ConnectError::TimedOut),
+    };
+    candidates.sort_by_key(|candidate| candidate.is_ipv6() != prefer_ipv6);
+    connect_any(&candidates, deadline).await
+}
+
+/// Tries one address after the other. Each gets an equal share of the time that is left, so that one which drops packets does
+/// not use up all of it.
+async fn connect_any(candidates: &[SocketAddr], deadline: Instant) -> Result<Stream, ConnectError> {
+    let mut failure = None;
+    for (index, &candidate) in candidates.iter().enumerate() {
+        let left = (candidates.len() - index) as u32;
+        let share = deadline.saturating_duration_since(Instant::now()) / left;
+        match timeout(share, TcpStream::connect(candidate)).await {
+            // A port of the ephemeral range that nobody listens on can be connected to itself.
+            Ok(Ok(stream)) if stream.local_addr().ok() == Some(candidate) => {
+                failure.get_or_insert((candidate, io::ErrorKind::ConnectionRefused.into()));
+            }
+            Ok(Ok(stream)) => return Ok(Stream::from_tcp(stream)),
+            Ok(Err(error)) => {
+                failure.get_or_insert((candidate, error));
+            }
+            Err(_) => {
+                failure.get_or_insert((candidate, io::ErrorKind::TimedOut.into()));
+            }
+        }
+    }
+    let (candidate, error) = failure.ok_or_else(|| {
+        ConnectError::Resolve(io::Error::new(
+            io::ErrorKind::NotFound,
+            "it has no addresses",
+        ))
+    })?;
+    Err(ConnectError::Connect(candidate, error))
+}
+
+async fn connect_unix(path: &Path) -> io::Result<Stream> {
+    let attempts = async {
+        loop {
+            match UnixStream::connect(path).await {
+                // Unlike TCP, a full backlog is an error at once.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    sleep(BACKLOG_PAUSE).await
+                }
+                done => return done.map(Stream::Unix),
+            }
+        }
+    };
+    timeout(CONNECT_LIMIT, attempts)
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// Connects to the wrapped program as soon as it listens. It is never probed: the first connection that it sees is a client's.
+async fn connect_wrapped(status: &Status) -> Result<Stream, ConnectError> {
+    let deadline = Instant::now() + status.timeout();
+    loop {
+        let error = match status.unix_socket() {
+            Some(path) => match connect_unix(path).await {
+                Ok(stream) => return Ok(status.served(stream)),
+                Err(error) => ConnectError::Unix(error),
+            },
+            None => match connect_any(&status.addresses(), Instant::now() + CONNECT_LIMIT).await {
+                Ok(stream) => return Ok(status.served(stream)),
+                Err(error) => error,
+            },
+        };
+        let (ConnectError::Connect(_, reason) | ConnectError::Unix(reason)) = &error else {
+            return Err(error);
+        };
+        if !matches!(
+            reason.kind(),
+            io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound
+        ) {
+            return Err(error);
+        }
+        match timeout_at(deadline, status.listens_again()).await {
+            Ok(true) => {}
+            Ok(false) => return Err(ConnectError::Gone),
+            Err(_) => return Err(ConnectError::NotListening(status.timeout())),
+        }
+    }
+}

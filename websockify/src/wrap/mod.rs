@@ -1,0 +1,280 @@
+//! The wrapped program: its port is moved to loopback, and it is looked after until the end.
+//!
+//! [`Wrapped`] is made before anything runs: it reserves the port and looks at the program. [`Wrapped::supervise`] then starts
+//! the program and keeps it in view. Connections know it as [`Status`] only: where it listens, and whether it does.
+
+mod child;
+mod inspect;
+mod port;
+mod preload;
+mod proc;
+mod supervisor;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::fs::{self, Permissions};
+use std::io::{self, Write as _};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+use tempfile::NamedTempFile;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+use crate::config::WrapConfig;
+use crate::stream::Stream;
+
+pub(crate) use inspect::Obstacle;
+use port::Reservation;
+use proc::Listener;
+use supervisor::Supervisor;
+
+/// A program that is ready to be started.
+#[derive(Debug)]
+pub(crate) struct Wrapped {
+    config: WrapConfig,
+    environment: Vec<(&'static str, OsString)>,
+    /// The port that the program binds.
+    old_port: u16,
+    /// Our own address, for the ready file.
+    listen: String,
+    status: Status,
+    _reservation: Reservation,
+}
+
+/// What connections know of the program.
+#[derive(Clone, Debug)]
+pub(crate) struct Status(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// The command line, for people.
+    command: String,
+    spot: Spot,
+    timeout: Duration,
+    state: watch::Sender<State>,
+    /// A client was refused, so the state may be out of date.
+    doubt: Notify,
+    /// Whether a client was connected since the program was started.
+    served: AtomicBool,
+}
+
+/// Where the program listens for us.
+#[derive(Debug)]
+enum Spot {
+    /// On this port of a loopback address.
+    Port(u16),
+    /// On a unix socket.
+    Unix(PathBuf),
+}
+
+/// Whether the program listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Not yet, or not just now.
+    Starting,
+    /// Yes.
+    Listening,
+    /// It has ended, and is not started again.
+    Gone,
+}
+
+/// What the supervisor is told to do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Order {
+    /// Pass a signal on to the program.
+    Forward(Signal),
+    /// Stop the program and then this process, as Ctrl-Z does; go on when this process does.
+    Suspend,
+    /// End the program, beginning with this signal.
+    End(Signal),
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0.spot {
+            Spot::Port(port) => write!(f, "'{}' (port {port})", self.0.command),
+            Spot::Unix(path) => write!(f, "'{}' (unix socket {})", self.0.command, path.display()),
+        }
+    }
+}
+
+impl Status {
+    /// How long a client waits for the program.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.0.timeout
+    }
+
+    /// The unix socket that the program listens on, if it does not listen on a port.
+    pub(crate) fn unix_socket(&self) -> Option<&Path> {
+        match &self.0.spot {
+            Spot::Unix(path) => Some(path),
+            Spot::Port(_) => None,
+        }
+    }
+
+    /// The addresses of the moved port, in the order in which they are tried.
+    pub(crate) fn addresses(&self) -> [SocketAddr; 2] {
+        let port = match self.0.spot {
+            Spot::Port(port) => port,
+            Spot::Unix(_) => 0,
+        };
+        [
+            (Ipv4Addr::LOCALHOST, port).into(),
+            (Ipv6Addr::LOCALHOST, port).into(),
+        ]
+    }
+
+    /// Notes that the program serves a client on `stream`.
+    pub(crate) fn served(&self, stream: Stream) -> Stream {
+        self.0.served.store(true, Ordering::Relaxed);
+        stream
+    }
+
+    /// Waits, for a client that was refused, until the program listens (true) or is gone for good (false).
+    pub(crate) async fn listens_again(&self) -> bool {
+        let mut state = self.0.state.subscribe();
+        self.0.state.send_if_modified(|state| {
+            let outdated = *state == State::Listening;
+            if outdated {
+                *state = State::Starting;
+            }
+            outdated
+        });
+        self.0.doubt.notify_one();
+        // The sender is part of `self`.
+        state
+            .wait_for(|&state| state != State::Starting)
+            .await
+            .is_ok_and(|state| *state == State::Listening)
+    }
+
+    fn set(&self, state: State) {
+        self.0.state.send_replace(state);
+    }
+
+    /// Whether a client waits for the program.
+    fn is_awaited(&self) -> bool {
+        self.0.state.receiver_count() > 0
+    }
+
+    fn get(&self) -> State {
+        *self.0.state.borrow()
+    }
+
+    /// The sockets on which the program listens for us.
+    fn listeners(&self) -> Vec<Listener> {
+        match &self.0.spot {
+            Spot::Port(port) => proc::loopback_listeners(*port),
+            Spot::Unix(path) => proc::unix_listeners(path),
+        }
+    }
+}
+
+impl Wrapped {
+    /// Reserves a port, and checks that the program can be started and moved. `old_port` is the port that it binds; `listen`
+    /// is our own address.
+    ///
+    /// # Errors
+    /// Among others an [`Obstacle`], which has an exit status of its own.
+    pub(crate) fn new(config: WrapConfig, old_port: u16, listen: String) -> Result<Self> {
+        let reservation = Reservation::new()?;
+        let environment = match inspect::check_preload(&config.command) {
+            // It is asked for on its unix socket, so its port does not matter.
+            Err(Obstacle::NotReached(_)) if config.unix_target.is_some() => Vec::new(),
+            Err(obstacle) => return Err(obstacle.into()),
+            Ok(()) => preload::environment(old_port, reservation.port())?,
+        };
+        if let Some(file) = &config.ready_file {
+            remove_if_there(file)?;
+            new_beside(file).with_context(|| format!("cannot write {}", file.display()))?;
+        }
+        let words: Vec<_> = config
+            .command
+            .iter()
+            .map(|word| word.to_string_lossy())
+            .collect();
+        let status = Status(Arc::new(Inner {
+            command: words.join(" "),
+            spot: config
+                .unix_target
+                .clone()
+                .map_or(Spot::Port(reservation.port()), Spot::Unix),
+            timeout: config.timeout,
+            state: watch::Sender::new(State::Starting),
+            doubt: Notify::new(),
+            served: AtomicBool::new(false),
+        }));
+        Ok(Self {
+            config,
+            environment,
+            old_port,
+            listen,
+            status,
+            _reservation: reservation,
+        })
+    }
+
+    /// What connections need to know.
+    pub(crate) fn status(&self) -> Status {
+        self.status.clone()
+    }
+
+    /// Starts the program and looks after it until it is ordered to end. `gone` gets the exit status if the program ends for
+    /// good before, under [`WrapMode::Exit`].
+    ///
+    /// # Errors
+    /// The program could not be started.
+    pub(crate) async fn supervise(
+        self,
+        orders: mpsc::Receiver<Order>,
+        gone: oneshot::Sender<u8>,
+    ) -> Result<()> {
+        let status = self.status();
+        let ready_file = self.config.ready_file.clone();
+        let result = Supervisor::new(self, gone)?.run(orders).await;
+        status.set(State::Gone);
+        if let Some(file) = ready_file {
+            remove_if_there(&file)?;
+        }
+        result
+    }
+
+    /// Writes the ready file at once or not at all. `target` is where the process `pid` listens.
+    fn write_ready_file(&self, target: &str, pid: Pid) -> Result<()> {
+        let Some(path) = &self.config.ready_file else {
+            return Ok(());
+        };
+        let content =
+            serde_json::json!({ "listen": self.listen, "target": target, "pid": pid.as_raw() });
+        let cannot = || format!("cannot write {}", path.display());
+        let mut file = new_beside(path).with_context(cannot)?;
+        writeln!(file, "{content}").with_context(cannot)?;
+        file.persist(path).with_context(cannot)?;
+        Ok(())
+    }
+}
+
+/// A new file that everybody may read, in the directory of `path`.
+fn new_beside(path: &Path) -> io::Result<NamedTempFile> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    tempfile::Builder::new()
+        .permissions(Permissions::from_mode(0o644))
+        .tempfile_in(directory)
+}
+
+/// Removes a file that may have been left by an earlier start.
+fn remove_if_there(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
