@@ -60,7 +60,7 @@ impl Signals {
         match signal {
             // Daemons take it as a request to reload. For us it is the end if nobody is wrapped, or when it came because the
             // terminal that we were started on is gone.
-            Signal::SIGHUP if self.wrapped && !(self.on_terminal && !sys::terminal_is_alive()) => {
+            Signal::SIGHUP if self.wrapped && (!self.on_terminal || sys::terminal_is_alive()) => {
                 Request::Program(Order::Forward(signal))
             }
             Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT | Signal::SIGHUP => {

@@ -180,7 +180,7 @@ async fn connect_unix(path: &Path) -> io::Result<Stream> {
             match UnixStream::connect(path).await {
                 // Unlike TCP, a full backlog is an error at once.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    sleep(BACKLOG_PAUSE).await
+                    sleep(BACKLOG_PAUSE).await;
                 }
                 done => return done.map(Stream::Unix),
             }

@@ -134,10 +134,10 @@ pub(super) fn reap() -> (Vec<Change>, bool) {
             Some(WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED),
         ) {
             Ok(WaitStatus::Exited(pid, status)) => {
-                changes.push(Change::Ended(pid, Exit::Status(status)))
+                changes.push(Change::Ended(pid, Exit::Status(status)));
             }
             Ok(WaitStatus::Signaled(pid, signal, _)) => {
-                changes.push(Change::Ended(pid, Exit::Signal(signal)))
+                changes.push(Change::Ended(pid, Exit::Signal(signal)));
             }
             Ok(WaitStatus::Stopped(pid, signal)) => changes.push(Change::Stopped(pid, signal)),
             Ok(WaitStatus::StillAlive) => return (changes, true),

@@ -24,17 +24,17 @@ const MAX_SHEBANG: usize = 256;
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Obstacle {
     /// There is no such program.
-    NotFound(String),
+    Missing(String),
     /// There is, but it cannot be executed.
-    NotExecutable(String),
+    Unexecutable(String),
     /// It would run, but the shim would not be loaded.
-    NotReached(String),
+    Unreached(String),
 }
 
 impl fmt::Display for Obstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotFound(text) | Self::NotExecutable(text) | Self::NotReached(text) => {
+            Self::Missing(text) | Self::Unexecutable(text) | Self::Unreached(text) => {
                 f.write_str(text)
             }
         }
@@ -47,9 +47,9 @@ impl Obstacle {
     /// The exit status that a shell would have for it.
     pub(crate) fn exit_status(&self) -> u8 {
         match self {
-            Self::NotFound(_) => 127,
-            Self::NotExecutable(_) => 126,
-            Self::NotReached(_) => 1,
+            Self::Missing(_) => 127,
+            Self::Unexecutable(_) => 126,
+            Self::Unreached(_) => 1,
         }
     }
 }
@@ -57,15 +57,15 @@ impl Obstacle {
 /// Finds the program as `execvp` would.
 ///
 /// # Errors
-/// [`Obstacle::NotFound`] or [`Obstacle::NotExecutable`].
+/// [`Obstacle::Missing`] or [`Obstacle::Unexecutable`].
 pub(crate) fn find(name: &OsStr) -> Result<PathBuf, Obstacle> {
     let shown = name.display();
-    let mut failure = Obstacle::NotFound(format!(
+    let mut failure = Obstacle::Missing(format!(
         "program '{shown}' not found; give its full path or add it to PATH"
     ));
     let search_path = std::env::var_os("PATH").unwrap_or_else(|| OsString::from("/bin:/usr/bin"));
     let candidates: Vec<PathBuf> = if name.as_bytes().contains(&b'/') {
-        failure = Obstacle::NotFound(format!("program '{shown}' not found"));
+        failure = Obstacle::Missing(format!("program '{shown}' not found"));
         vec![PathBuf::from(name)]
     } else {
         std::env::split_paths(&search_path)
@@ -81,7 +81,7 @@ pub(crate) fn find(name: &OsStr) -> Result<PathBuf, Obstacle> {
             Ok(()) => "it is not a file".to_owned(),
             Err(error) => error.desc().to_owned(),
         };
-        failure = Obstacle::NotExecutable(format!(
+        failure = Obstacle::Unexecutable(format!(
             "cannot execute '{}': {reason}",
             candidate.display()
         ));
@@ -92,7 +92,7 @@ pub(crate) fn find(name: &OsStr) -> Result<PathBuf, Obstacle> {
 /// Checks that a shim in `LD_PRELOAD` gets into this command.
 ///
 /// # Errors
-/// [`Obstacle::NotReached`] with the reason, or what [`find`] finds of an interpreter.
+/// [`Obstacle::Unreached`] with the reason, or what [`find`] finds of an interpreter.
 pub(crate) fn check_preload(command: &[OsString]) -> Result<(), Obstacle> {
     let path = find(command.first().map(OsString::as_os_str).unwrap_or_default())?;
     follow(&path, &command[1..], 0)
@@ -100,7 +100,7 @@ pub(crate) fn check_preload(command: &[OsString]) -> Result<(), Obstacle> {
 
 fn follow(path: &Path, arguments: &[OsString], depth: usize) -> Result<(), Obstacle> {
     let not_reached = |reason: &str| {
-        Err(Obstacle::NotReached(format!(
+        Err(Obstacle::Unreached(format!(
             "cannot move the port of '{}': {reason}, so LD_PRELOAD does not reach it; let it listen on another port by \
              itself and give that as the target",
             path.display()
@@ -138,7 +138,7 @@ fn follow(path: &Path, arguments: &[OsString], depth: usize) -> Result<(), Obsta
         if let Err(error) = fs::metadata(&interpreter) {
             let (script, interpreter) = (path.display(), interpreter.display());
             let reason = sys::describe(&error);
-            return Err(Obstacle::NotExecutable(format!(
+            return Err(Obstacle::Unexecutable(format!(
                 "cannot execute '{script}': its interpreter '{interpreter}': {reason}"
             )));
         }
@@ -291,8 +291,8 @@ fn inspect_elf(file: File) -> object::Result<Option<&'static str>> {
 /// What it means that a program could not be executed; `text` tells it.
 pub(crate) fn unstartable(error: &io::Error, text: String) -> Obstacle {
     match error.kind() {
-        io::ErrorKind::NotFound => Obstacle::NotFound(text),
-        _ => Obstacle::NotExecutable(text),
+        io::ErrorKind::NotFound => Obstacle::Missing(text),
+        _ => Obstacle::Unexecutable(text),
     }
 }
 
@@ -340,19 +340,19 @@ mod tests {
         assert!(find(OsStr::new("sh")).unwrap().is_absolute());
         assert!(matches!(
             find(OsStr::new("no-such-program")),
-            Err(Obstacle::NotFound(_))
+            Err(Obstacle::Missing(_))
         ));
         assert!(matches!(
             find(OsStr::new("/no/such/program")),
-            Err(Obstacle::NotFound(_))
+            Err(Obstacle::Missing(_))
         ));
         assert!(matches!(
             find(OsStr::new("/etc/passwd")),
-            Err(Obstacle::NotExecutable(_))
+            Err(Obstacle::Unexecutable(_))
         ));
         assert!(matches!(
             find(OsStr::new("/etc/")),
-            Err(Obstacle::NotExecutable(_))
+            Err(Obstacle::Unexecutable(_))
         ));
     }
 
@@ -362,7 +362,7 @@ mod tests {
         let script = directory.path().join("script");
         fs::write(&script, "#!/no/such/interpreter\n").unwrap();
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
-        let Err(Obstacle::NotExecutable(text)) = check_preload(&[script.into()]) else {
+        let Err(Obstacle::Unexecutable(text)) = check_preload(&[script.into()]) else {
             panic!()
         };
         assert!(text.contains("'/no/such/interpreter'"), "{text}");
@@ -375,7 +375,7 @@ mod tests {
         }
         assert!(matches!(
             check_preload(&words("env -i sh")),
-            Err(Obstacle::NotReached(_))
+            Err(Obstacle::Unreached(_))
         ));
     }
 }

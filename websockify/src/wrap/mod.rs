@@ -187,7 +187,7 @@ impl Wrapped {
         let reservation = Reservation::new()?;
         let environment = match inspect::check_preload(&config.command) {
             // It is asked for on its unix socket, so its port does not matter.
-            Err(Obstacle::NotReached(_)) if config.unix_target.is_some() => Vec::new(),
+            Err(Obstacle::Unreached(_)) if config.unix_target.is_some() => Vec::new(),
             Err(obstacle) => return Err(obstacle.into()),
             Ok(()) => preload::environment(old_port, reservation.port())?,
         };

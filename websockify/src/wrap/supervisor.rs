@@ -176,10 +176,10 @@ impl Supervisor {
         for change in changes {
             match change {
                 Change::Ended(pid, exit) if pid == run.leader => {
-                    run.exit = Some((exit, Instant::now()))
+                    run.exit = Some((exit, Instant::now()));
                 }
                 Change::Ended(pid, exit) if run.holders.contains(&pid) => {
-                    run.holder_exit = Some(exit)
+                    run.holder_exit = Some(exit);
                 }
                 Change::Ended(..) => {}
                 Change::Stopped(pid, signal) => run.answer_stop(pid, signal),
