@@ -1,1 +1,23 @@
-//! Black-box tests of websockify: the harness.
+//! What the black-box tests of websockify are made of: [`Server`] starts the real executable, [`Target`] is what it connects to,
+//! [`Client`] is a WebSocket client that can also misbehave.
+//!
+//! No test sleeps, and none chooses a port: the listening socket is made by the test and handed over as standard input, and
+//! every wait is for something, under one deadline.
+//!
+//! With `WEBSOCKIFY_UNDER_TEST=theirs` the tests drive the Python original (`websockify` from `PATH`) instead, which shows whether
+//! a compatibility test is right.
+
+mod client;
+mod server;
+mod system;
+mod target;
+
+pub use client::{Client, Handshake, Message, close_payload, frame, frame_header};
+pub use server::{Server, executable, run_to_end, theirs};
+pub use system::{Scratch, hash, in_own_network, listeners_on, pattern, wait_until};
+pub use target::{Target, reset};
+
+use std::time::Duration;
+
+/// How long a test waits for anything that is bound to happen.
+pub const DEADLINE: Duration = Duration::from_secs(30);

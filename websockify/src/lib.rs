@@ -138,7 +138,7 @@ async fn conduct(
             },
             // It returns before it is ordered to only when it could not be started.
             ended = &mut program => return ended.map(|()| 0),
-            Ok(exit_status) = &mut program_gone, if status.is_none() => {
+            Ok(exit_status) = &mut program_gone, if orders.is_some() && status.is_none() => {
                 status = Some(exit_status);
                 phase.send_if_modified(|phase| std::mem::replace(phase, Phase::Finishing.max(*phase)) != *phase);
                 finish_by = Some(Instant::now() + FINISH_LIMIT);

@@ -326,6 +326,9 @@ fn inherit() -> Result<Bound> {
             Address::Unix(name.path().map(Path::to_owned).unwrap_or_default())
         }
     };
+    // The wrapped program is not to inherit it, and nobody else is to read from it.
+    let nothing = fs::File::open("/dev/null").context("cannot open /dev/null")?;
+    nix::unistd::dup2_stdin(&nothing).context("cannot replace standard input")?;
     nix::fcntl::fcntl(
         &stdin,
         nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK),

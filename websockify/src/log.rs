@@ -22,7 +22,7 @@ pub fn init(verbose: bool) {
     // Only a second call can fail, and the first one's settings stand.
     _ = tracing::subscriber::set_global_default(subscriber);
     std::panic::set_hook(Box::new(|panic| {
-        tracing::error!("internal error, please report it: {panic}")
+        tracing::error!("internal error, please report it: {panic}");
     }));
 }
 

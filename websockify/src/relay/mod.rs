@@ -46,6 +46,9 @@ const EOF_LIMIT: Duration = Duration::from_secs(5);
 /// How long a peer may take nothing at all once its session has begun to end.
 const STALL_LIMIT: Duration = Duration::from_secs(30);
 
+/// How often it is looked whether a peer takes anything.
+const TAKING_INTERVAL: Duration = Duration::from_millis(250);
+
 /// What there is to know of a session that has ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Summary {
@@ -239,13 +242,16 @@ async fn drain(half: &mut ReadHalf<'_>, finished: impl Future<Output = ()>) {
 /// Waits for `done`, but no longer than `limit` without the peer of `socket` taking any of what was written to it.
 async fn while_taking<F: Future>(socket: RawFd, limit: Duration, done: F) -> Option<F::Output> {
     let mut done = pin!(done);
-    loop {
-        let unsent = sys::unsent_bytes(socket);
-        if let Ok(output) = timeout(limit, &mut done).await {
+    let mut unsent = sys::unsent_bytes(socket);
+    let mut deadline = Instant::now() + limit;
+    while Instant::now() < deadline {
+        if let Ok(output) = timeout(TAKING_INTERVAL, &mut done).await {
             return Some(output);
         }
-        if sys::unsent_bytes(socket) >= unsent {
-            return None;
+        let before = std::mem::replace(&mut unsent, sys::unsent_bytes(socket));
+        if unsent < before {
+            deadline = Instant::now() + limit;
         }
     }
+    None
 }

@@ -77,6 +77,16 @@ fn prepare(parent: Pid) -> io::Result<()> {
         // SAFETY: SIG_DFL is a valid disposition; numbers that cannot be set are refused without harm.
         unsafe { libc::signal(number, libc::SIG_DFL) };
     }
+    // What we were started with beside the standard streams is not the program's. Before Linux 5.11 this is refused.
+    // SAFETY: close_range with this flag only marks descriptors, which are closed by the exec.
+    unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            3,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
     // SAFETY: PR_SET_PDEATHSIG takes a signal number.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
     if unistd::getppid() != parent {

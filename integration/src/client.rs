@@ -1,0 +1,320 @@
+//! A WebSocket client that is as exact, or as wrong, as a test wants it.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+use crate::DEADLINE;
+
+/// The mask of all frames; no byte of it equals another.
+const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+
+/// What a client asks for.
+#[derive(Clone, Debug)]
+pub struct Handshake {
+    /// The request line and header lines, without the empty line.
+    lines: Vec<String>,
+}
+
+impl Default for Handshake {
+    fn default() -> Self {
+        let lines = [
+            "GET /path?query HTTP/1.1",
+            "Host: localhost",
+            "Upgrade: websocket",
+            "Connection: Upgrade",
+            // The key of RFC 6455, section 1.3.
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+            "Sec-WebSocket-Version: 13",
+        ];
+        Self {
+            lines: lines.map(str::to_owned).to_vec(),
+        }
+    }
+}
+
+impl Handshake {
+    /// Adds a header line.
+    #[must_use]
+    pub fn with(mut self, line: &str) -> Self {
+        self.lines.push(line.to_owned());
+        self
+    }
+
+    /// Removes the header of this name.
+    #[must_use]
+    pub fn without(mut self, name: &str) -> Self {
+        self.lines
+            .retain(|line| !line.starts_with(&format!("{name}:")));
+        self
+    }
+
+    /// Replaces the header of this name.
+    #[must_use]
+    pub fn replace(self, name: &str, value: &str) -> Self {
+        self.without(name).with(&format!("{name}: {value}"))
+    }
+
+    /// Replaces the request line.
+    #[must_use]
+    pub fn request_line(mut self, line: &str) -> Self {
+        line.clone_into(&mut self.lines[0]);
+        self
+    }
+
+    /// The request as it is sent.
+    pub fn bytes(&self) -> Vec<u8> {
+        format!("{}\r\n\r\n", self.lines.join("\r\n")).into_bytes()
+    }
+}
+
+/// A frame that came from the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// The first byte: FIN, reserved bits and opcode.
+    pub first: u8,
+    /// The payload.
+    pub payload: Vec<u8>,
+}
+
+impl Message {
+    /// The status code and reason of a close frame.
+    pub fn close(&self) -> (Option<u16>, String) {
+        assert_eq!(self.first, 0x88, "not a close frame: {self:?}");
+        match self.payload.split_first_chunk::<2>() {
+            Some((code, reason)) => (
+                Some(u16::from_be_bytes(*code)),
+                String::from_utf8(reason.to_vec()).expect("reasons are UTF-8"),
+            ),
+            None => (None, String::new()),
+        }
+    }
+}
+
+/// The header of a client's frame of this length, mask included.
+pub fn frame_header(first: u8, length: usize) -> Vec<u8> {
+    let mut header = vec![first];
+    match length {
+        0..126 => header.push(0x80 | length as u8),
+        126..65536 => {
+            header.push(0x80 | 126);
+            header.extend_from_slice(&(length as u16).to_be_bytes());
+        }
+        _ => {
+            header.push(0x80 | 127);
+            header.extend_from_slice(&(length as u64).to_be_bytes());
+        }
+    }
+    header.extend_from_slice(&MASK);
+    header
+}
+
+/// A client's frame: `first` is FIN, reserved bits and opcode.
+pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = frame_header(first, payload.len());
+    frame.extend(
+        payload
+            .iter()
+            .zip(MASK.iter().cycle())
+            .map(|(byte, key)| byte ^ key),
+    );
+    frame
+}
+
+/// The payload of a close frame.
+pub fn close_payload(code: u16, reason: &[u8]) -> Vec<u8> {
+    [&code.to_be_bytes()[..], reason].concat()
+}
+
+/// A client's connection.
+#[derive(Debug)]
+pub struct Client {
+    stream: TcpStream,
+    /// The head of the server's answer.
+    pub response: String,
+}
+
+impl Client {
+    /// Goes on with a connection that is a WebSocket already.
+    pub fn from_stream(stream: TcpStream) -> Self {
+        Self {
+            stream,
+            response: String::new(),
+        }
+    }
+
+    /// Connects without sending anything.
+    pub fn raw(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).expect("the server listens");
+        stream
+            .set_read_timeout(Some(DEADLINE))
+            .expect("a socket has a timeout");
+        stream
+            .set_write_timeout(Some(DEADLINE))
+            .expect("a socket has a timeout");
+        stream
+            .set_nodelay(true)
+            .expect("a socket can do without delay");
+        Self {
+            stream,
+            response: String::new(),
+        }
+    }
+
+    /// Connects and becomes a WebSocket.
+    pub fn connect(address: SocketAddr) -> Self {
+        Self::with(address, &Handshake::default())
+    }
+
+    /// The same with headers of the test's choice.
+    pub fn with(address: SocketAddr, handshake: &Handshake) -> Self {
+        let client = Self::ask(address, &handshake.bytes());
+        assert!(
+            client.response.starts_with("HTTP/1.1 101 "),
+            "refused: {}",
+            client.response
+        );
+        client
+    }
+
+    /// Connects, sends `request`, and reads the head of the answer, whatever it is.
+    pub fn ask(address: SocketAddr, request: &[u8]) -> Self {
+        let mut client = Self::raw(address);
+        client.send(request);
+        client.read_head();
+        client
+    }
+
+    /// Reads the head of an answer into `response`.
+    pub fn read_head(&mut self) {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            if self.stream.read(&mut byte).expect("the server answers") == 0 {
+                break;
+            }
+            head.push(byte[0]);
+        }
+        self.response = String::from_utf8(head).expect("heads are text");
+    }
+
+    /// The value of a header of the response, its name in any case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.response.lines().find_map(|line| {
+            let (found, value) = line.split_once(':')?;
+            found.eq_ignore_ascii_case(name).then_some(value.trim())
+        })
+    }
+
+    /// Sends bytes as they are.
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).expect("the server reads");
+    }
+
+    /// Sends bytes as they are, unless the connection is over.
+    pub fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes)
+    }
+
+    /// Sends a binary message.
+    pub fn send_binary(&mut self, payload: &[u8]) {
+        self.send(&frame(0x82, payload));
+    }
+
+    /// Sends a close frame with a code.
+    pub fn send_close(&mut self, code: u16) {
+        self.send(&frame(0x88, &close_payload(code, b"")));
+    }
+
+    /// Reads a frame, which must not be masked.
+    pub fn read_frame(&mut self) -> Message {
+        self.try_read_frame()
+            .expect("the server sends a whole frame")
+    }
+
+    /// Reads a frame, if the connection is not over.
+    pub fn try_read_frame(&mut self) -> io::Result<Message> {
+        let mut start = [0; 2];
+        self.stream.read_exact(&mut start)?;
+        assert_eq!(start[1] & 0x80, 0, "servers do not mask");
+        let length = match start[1] {
+            126 => {
+                let mut length = [0; 2];
+                self.stream.read_exact(&mut length)?;
+                u64::from(u16::from_be_bytes(length))
+            }
+            127 => {
+                let mut length = [0; 8];
+                self.stream.read_exact(&mut length)?;
+                u64::from_be_bytes(length)
+            }
+            length => length.into(),
+        };
+        let mut payload = vec![0; length as usize];
+        self.stream.read_exact(&mut payload)?;
+        Ok(Message {
+            first: start[0],
+            payload,
+        })
+    }
+
+    /// Reads binary messages until there are `length` bytes of payload.
+    pub fn read_binary(&mut self, length: usize) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(length);
+        while bytes.len() < length {
+            let message = self.read_frame();
+            assert_eq!(
+                message.first,
+                0x82,
+                "after {} bytes: {message:?}",
+                bytes.len()
+            );
+            bytes.extend_from_slice(&message.payload);
+        }
+        assert_eq!(bytes.len(), length);
+        bytes
+    }
+
+    /// Reads binary messages until the close frame. Returns all payload, and the code and reason.
+    pub fn read_to_close(&mut self) -> (Vec<u8>, Option<u16>, String) {
+        let mut bytes = Vec::new();
+        loop {
+            let message = self.read_frame();
+            match message.first {
+                0x82 => bytes.extend_from_slice(&message.payload),
+                0x88 => {
+                    let (code, reason) = message.close();
+                    return (bytes, code, reason);
+                }
+                _ => panic!("neither binary nor close: {message:?}"),
+            }
+        }
+    }
+
+    /// Checks that the connection is over: the end of the data, and no reset.
+    pub fn expect_end(&mut self) {
+        let mut rest = Vec::new();
+        self.stream
+            .read_to_end(&mut rest)
+            .expect("the connection ends without a reset");
+        assert!(rest.is_empty(), "after the end: {rest:?}");
+    }
+
+    /// Everything until the end of the connection.
+    pub fn read_rest(&mut self) -> Vec<u8> {
+        let mut rest = Vec::new();
+        self.stream
+            .read_to_end(&mut rest)
+            .expect("the connection ends without a reset");
+        rest
+    }
+
+    /// The connection itself.
+    pub fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// The connection itself, for good.
+    pub fn into_stream(self) -> TcpStream {
+        self.stream
+    }
+}

@@ -1,0 +1,95 @@
+//! What tests need of the system.
+
+use std::collections::hash_map::DefaultHasher;
+use std::hash::Hasher;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::DEADLINE;
+
+/// A directory of the test's own that is gone afterwards.
+pub type Scratch = tempfile::TempDir;
+
+/// Asks again and again until there is an answer, and fails when that takes too long.
+pub fn wait_until<T>(what: &str, mut answer: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        if let Some(answer) = answer() {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        std::thread::park_timeout(Duration::from_millis(2));
+    }
+}
+
+/// Bytes that do not repeat at any short distance.
+pub fn pattern(length: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}
+
+/// A hash, to compare what is too long to print.
+pub fn hash(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(bytes);
+    hasher.finish()
+}
+
+/// The pids that listen on a TCP port, each with the address, as the system's `ss` tells.
+pub fn listeners_on(port: u16) -> Vec<(String, u32)> {
+    let output = Command::new("ss")
+        .args(["-Hltnp", &format!("sport = :{port}")])
+        .output()
+        .expect("ss starts");
+    let text = String::from_utf8(output.stdout).expect("ss prints text");
+    let mut found = Vec::new();
+    for line in text.lines() {
+        let address = line
+            .split_whitespace()
+            .nth(3)
+            .expect("ss prints the local address")
+            .to_owned();
+        let pids = line
+            .split("pid=")
+            .skip(1)
+            .map(|rest| rest.split(',').next().unwrap_or_default());
+        found.extend(pids.map(|pid| (address.clone(), pid.parse().expect("a pid is a number"))));
+    }
+    found
+}
+
+/// Runs the rest of the test `name` in a network namespace of its own, where every port is free. Returns true there, and false
+/// outside once all is done.
+pub fn in_own_network(name: &str) -> bool {
+    const INSIDE: &str = "INTEGRATION_OWN_NETWORK";
+    if std::env::var_os(INSIDE).is_some() {
+        let up = Command::new("ip")
+            .args(["link", "set", "lo", "up"])
+            .status()
+            .expect("ip starts");
+        assert!(up.success(), "loopback cannot be set up");
+        return true;
+    }
+    let output = Command::new("unshare")
+        .args(["--map-root-user", "--net"])
+        .arg(std::env::current_exe().expect("the tests have a path"))
+        .args(["--exact", name, "--nocapture"])
+        .env(INSIDE, "1")
+        .output()
+        .expect("unshare starts");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && text.contains("1 passed"),
+        "{name} in its own network:\n{text}\n{errors}"
+    );
+    false
+}

@@ -1,0 +1,242 @@
+//! What clients and scripts rely on, and what the Python original does as well.
+
+use integration::{Client, Handshake, Server, Target, close_payload, frame, pattern};
+
+#[test]
+fn an_upgrade_gets_the_accept_key_of_the_rfc() {
+    let target = Target::new();
+    let server = Server::to(target.address());
+    let client = Client::connect(server.address());
+    assert_eq!(
+        client.header("Sec-WebSocket-Accept"),
+        Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")
+    );
+    assert_eq!(
+        client.header("Upgrade").map(str::to_lowercase).as_deref(),
+        Some("websocket")
+    );
+    assert_eq!(client.header("Connection"), Some("Upgrade"));
+    assert_eq!(client.header("Sec-WebSocket-Protocol"), None);
+    assert!(
+        client
+            .header("Server")
+            .is_some_and(|server| server.starts_with("WebSockify"))
+    );
+}
+
+#[test]
+fn headers_may_have_any_case_and_list_more_than_one_thing() {
+    let target = Target::new();
+    let server = Server::to(target.address());
+    let handshake = Handshake::default()
+        .replace("Upgrade", "WebSocket")
+        .replace("Connection", "keep-alive, Upgrade")
+        .with("sec-websocket-protocol: binary");
+    let client = Client::with(server.address(), &handshake);
+    assert_eq!(client.header("Sec-WebSocket-Protocol"), Some("binary"));
+}
+
+#[test]
+fn versions_8_and_7_are_spoken_too() {
+    let target = Target::new();
+    let server = Server::to(target.address());
+    for version in ["8", "7"] {
+        Client::with(
+            server.address(),
+            &Handshake::default().replace("Sec-WebSocket-Version", version),
+        );
+    }
+}
+
+#[test]
+fn a_plain_request_without_web_is_405() {
+    let target = Target::new();
+    let server = Server::to(target.address());
+    for method in ["GET", "HEAD"] {
+        let request = format!("{method} / HTTP/1.1\r\nHost: x\r\n\r\n");
+        let client = Client::ask(server.address(), request.as_bytes());
+        assert!(
+            client.response.starts_with("HTTP/1.1 405 "),
+            "{}",
+            client.response
+        );
+        assert!(
+            client.response.contains("\r\nServer: WebSockify"),
+            "{}",
+            client.response
+        );
+    }
+}
+
+#[test]
+fn bytes_pass_both_ways_in_binary_messages() {
+    let target = Target::new();
+    let server = Server::to(target.address());
+    let mut client = Client::connect(server.address());
+    let mut peer = target.accept();
+    for length in [1, 125, 126, 127, 65535, 65536, 200_000] {
+        let bytes = pattern(length);
+        client.send_binary(&bytes);
+        let mut arrived = vec![0; length];
+        std::io::Read::read_exact(&mut peer, &mut arrived).unwrap();
+        assert!(arrived == bytes, "{length} bytes up");
+        std::io::Write::write_all(&mut peer, &bytes).unwrap();
+        assert!(client.read_binary(length) == bytes, "{length} bytes down");
+    }
+}
+
+#[test]
+fn fragments_and_empty_messages_are_a_stream_of_bytes() {
+    let target = Target::new();
+    let server = Server::to(target.address());
+    let mut client = Client::connect(server.address());
+    let mut peer = target.accept();
+    for frame in [
+        frame(0x02, b"one"),
+        frame(0x00, b""),
+        frame(0x80, b"two"),
+        frame(0x82, b""),
+        frame(0x82, b"three"),
+    ] {
+        client.send(&frame);
+    }
+    let mut arrived = [0; 11];
+    std::io::Read::read_exact(&mut peer, &mut arrived).unwrap();
+    assert_eq!(&arrived, b"onetwothree");
+}
+
+#[test]
+fn a_ping_is_answered_with_its_payload() {
+    let target = Target::new();
+    let server = Server::to(target.address());
+    let mut client = Client::connect(server.address());
+    let _peer = target.accept();
+    for payload in [&b""[..], b"payload", &[7; 125]] {
+        client.send(&frame(0x89, payload));
+        let pong = client.read_frame();
+        assert_eq!((pong.first, &pong.payload[..]), (0x8a, payload));
+    }
+}
+
+#[test]
+fn a_close_is_echoed_and_the_target_reads_the_end_after_all_data() {
+    let target = Target::new();
+    let server = Server::to(target.address());
+    let mut client = Client::connect(server.address());
+    let mut peer = target.accept();
+    client.send_binary(b"last words");
+    client.send(&frame(0x88, &close_payload(1000, b"bye")));
+    assert_eq!(client.read_frame().close().0, Some(1000));
+    let mut arrived = Vec::new();
+    std::io::Read::read_to_end(&mut peer, &mut arrived).unwrap();
+    assert_eq!(arrived, b"last words");
+}
+
+#[test]
+fn a_target_that_ends_closes_the_client_with_1000() {
+    let target = Target::new();
+    let server = Server::to(target.address());
+    let mut client = Client::connect(server.address());
+    let mut peer = target.accept();
+    std::io::Write::write_all(&mut peer, b"last words").unwrap();
+    drop(peer);
+    let (bytes, code, reason) = client.read_to_close();
+    assert_eq!(
+        (&bytes[..], code, &reason[..]),
+        (&b"last words"[..], Some(1000), "Target closed")
+    );
+}
+
+#[test]
+fn a_target_that_cannot_be_reached_closes_the_client_with_1011() {
+    // A port on which nobody listens, kept by a socket that is bound only.
+    let (_guard, address) = crate::session::nobody_listens();
+    let mut server = Server::to(address);
+    let mut client = Client::connect(server.address());
+    let (_, code, reason) = client.read_to_close();
+    assert_eq!(
+        (code, &reason[..]),
+        (Some(1011), "Failed to connect to downstream server")
+    );
+    server.wait_for_line(&format!("connecting to: {address}"));
+}
+
+#[test]
+fn a_text_frame_is_refused_with_1003() {
+    let target = Target::new();
+    let server = Server::to(target.address());
+    let mut client = Client::connect(server.address());
+    let _peer = target.accept();
+    client.send(&frame(0x81, b"text"));
+    let (code, reason) = client.read_frame().close();
+    assert_eq!(
+        (code, &reason[..]),
+        (Some(1003), "Unsupported: Text frames are not supported")
+    );
+}
+
+#[test]
+fn unmasked_frames_and_reserved_bits_are_protocol_errors() {
+    let target = Target::new();
+    let server = Server::to(target.address());
+    for bad in [
+        vec![0x82, 3, b'b', b'a', b'd'],
+        frame(0xc2, b"bad"),
+        frame(0x83, b"bad"),
+    ] {
+        let mut client = Client::connect(server.address());
+        let _peer = target.accept();
+        client.send(&bad);
+        assert_eq!(client.read_frame().close().0, Some(1002), "{bad:?}");
+    }
+}
+
+#[test]
+fn the_log_has_the_lines_that_scripts_wait_for() {
+    let target = Target::new();
+    let mut server = Server::to(target.address());
+    server.wait_for_line("WebSocket server settings:");
+    server.wait_for_line("  - No SSL/TLS support (no cert file)");
+    let target_address = target.address();
+    server.wait_for_line(&format!("  - proxying from inetd to {target_address}"));
+    let _client = Client::connect(server.address());
+    let line = server.wait_for_line("127.0.0.1: Plain non-SSL (ws://) WebSocket connection");
+    assert_eq!(line.split(' ').next(), Some("127.0.0.1"));
+    assert!(line.starts_with("127.0.0.1 - - ["), "{line}");
+    server.wait_for_line("127.0.0.1: Path: '/path?query'");
+    let line = server.wait_for_line("connecting to: ");
+    assert!(
+        line.starts_with("127.0.0.1 - - [") && line.ends_with(&target_address.to_string()),
+        "{line}"
+    );
+}
+
+#[test]
+fn run_once_serves_one_session_and_exits() {
+    let target = Target::new();
+    let mut server = Server::with(&["--run-once", &target.address().to_string()]);
+    let mut client = Client::connect(server.address());
+    drop(target.accept());
+    assert_eq!(client.read_to_close().1, Some(1000));
+    client.send_close(1000);
+    client.expect_end();
+    assert!(server.wait().success());
+}
+
+#[test]
+fn a_client_on_a_unix_target_is_served() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("target");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let server = Server::with(&["--unix-target", path.to_str().unwrap()]);
+    let mut client = Client::connect(server.address());
+    let (mut peer, _) = listener.accept().unwrap();
+    client.send_binary(b"up");
+    let mut arrived = [0; 2];
+    std::io::Read::read_exact(&mut peer, &mut arrived).unwrap();
+    std::io::Write::write_all(&mut peer, b"down").unwrap();
+    assert_eq!(
+        (&arrived, &client.read_binary(4)[..]),
+        (b"up", &b"down"[..])
+    );
+}

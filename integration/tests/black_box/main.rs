@@ -1,0 +1,23 @@
+//! Black-box tests: the real executable, real sockets, real programs.
+//!
+//! - [`compatible`]: what the Python original does as well; `make compliance` runs these tests against it.
+//! - [`command_line`]: usage errors, settings, log lines, exit status.
+//! - [`listening`]: TCP, unix sockets, handed-over sockets, running out of descriptors.
+//! - [`upgrade`]: what is answered before a connection is a session.
+//! - [`session`]: frames in, frames out, violations, pings, base64.
+//! - [`ending`]: nothing is lost, whoever ends first and however.
+//! - [`lifetime`]: stopping, run-once, timeouts, leaks.
+//! - [`shim`]: the preloaded library itself.
+//! - [`wrapping`]: wrapped programs, from one-liners to daemons.
+//! - [`real`]: telnetd and VNC.
+
+mod command_line;
+mod compatible;
+mod ending;
+mod lifetime;
+mod listening;
+mod real;
+mod session;
+mod shim;
+mod upgrade;
+mod wrapping;

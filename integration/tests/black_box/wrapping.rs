@@ -1,0 +1,526 @@
+//! Wrapped programs, from one-liners to daemons.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use integration::{Client, Server, listeners_on, run_to_end, wait_until};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// The script with the programs to be wrapped.
+pub(crate) fn program() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("programs/wrapped.py")
+}
+
+/// Wraps a command, in which `PORT` stands for the port that we listen on.
+pub(crate) fn wrap(options: &[&str], command: &[&str]) -> Server {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    wrap_on(listener, options, command)
+}
+
+/// The same on a listening socket of the test's.
+pub(crate) fn wrap_on(listener: TcpListener, options: &[&str], command: &[&str]) -> Server {
+    let port = listener
+        .local_addr()
+        .expect("it is bound")
+        .port()
+        .to_string();
+    let command: Vec<String> = command
+        .iter()
+        .map(|word| word.replace("PORT", &port))
+        .collect();
+    let words = options
+        .iter()
+        .copied()
+        .chain(["--"])
+        .chain(command.iter().map(String::as_str));
+    Server::on(listener, &words.collect::<Vec<_>>())
+}
+
+/// Wraps one of the script's programs.
+fn wrap_script(options: &[&str], kind: &str, argument: &str) -> Server {
+    let script = program();
+    let command = [
+        "python3",
+        script.to_str().expect("the path is text"),
+        kind,
+        argument,
+    ];
+    wrap(
+        options,
+        if argument.is_empty() {
+            &command[..3]
+        } else {
+            &command
+        },
+    )
+}
+
+/// Connects, and returns the client and the line with which the program greets it.
+fn greeting(address: SocketAddr) -> (Client, String) {
+    try_greeting(address).expect("the program greets")
+}
+
+/// The same for a program that may be ended just now.
+fn try_greeting(address: SocketAddr) -> Option<(Client, String)> {
+    let mut client = Client::connect(address);
+    let mut line = Vec::new();
+    while !line.ends_with(b"\n") {
+        let message = client
+            .try_read_frame()
+            .ok()
+            .filter(|message| message.first == 0x82)?;
+        line.extend(message.payload);
+    }
+    Some((
+        client,
+        String::from_utf8(line)
+            .expect("greetings are text")
+            .trim_end()
+            .to_owned(),
+    ))
+}
+
+/// A whole session: greeting, echo, close. Returns the greeting.
+fn round_trip(address: SocketAddr) -> String {
+    let (mut client, line) = greeting(address);
+    client.send_binary(b"echo");
+    assert_eq!(client.read_binary(4), b"echo");
+    client.send_close(1000);
+    client.read_to_close();
+    client.expect_end();
+    line
+}
+
+/// Checks that nobody but `server` listens on its port, by whatever address.
+pub(crate) fn nobody_else_listens(server: &Server) {
+    let listeners = listeners_on(server.address().port());
+    assert!(!listeners.is_empty());
+    for (address, pid) in listeners {
+        assert_eq!(
+            pid,
+            server.pid().as_raw().cast_unsigned(),
+            "somebody else listens on {address}"
+        );
+    }
+}
+
+/// The processes whose command line contains `text`.
+fn processes_with(text: &str) -> Vec<Pid> {
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let matches = |pid: &i32| {
+        std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| {
+            String::from_utf8_lossy(&line)
+                .replace('\0', " ")
+                .contains(text)
+        })
+    };
+    pids.filter(matches)
+        .map(Pid::from_raw)
+        .filter(|&pid| pid != Pid::this())
+        .collect()
+}
+
+#[test]
+fn a_wrapped_web_server_serves_through_the_bridge_only() {
+    let server = wrap(&[], &["python3", "-m", "http.server", "PORT"]);
+    let mut client = Client::connect(server.address());
+    client.send_binary(b"GET / HTTP/1.0\r\n\r\n");
+    let (page, code, _) = client.read_to_close();
+    assert!(
+        page.starts_with(b"HTTP/1.0 200 OK"),
+        "{}",
+        String::from_utf8_lossy(&page)
+    );
+    assert_eq!(code, Some(1000));
+    nobody_else_listens(&server);
+}
+
+#[test]
+fn every_way_to_bind_is_moved() {
+    for (kind, greeting) in [("both", "four"), ("six", "six"), ("dual", "dual")] {
+        let mut server = wrap_script(&[], kind, "PORT");
+        assert_eq!(round_trip(server.address()), greeting);
+        nobody_else_listens(&server);
+        if kind == "both" {
+            let port = server.address().port();
+            server.wait_for_line(&format!("names ('0.0.0.0', {port}) ('::', {port})"));
+        }
+    }
+}
+
+#[test]
+fn early_clients_wait_for_a_program_that_takes_its_time() {
+    let server = wrap_script(&[], "late", "PORT");
+    let clients: Vec<_> = (0..5).map(|_| Client::connect(server.address())).collect();
+    for mut client in clients {
+        assert_eq!(client.read_frame().first, 0x82);
+    }
+}
+
+#[test]
+fn a_program_that_never_listens_is_told_of_and_its_clients_are_refused() {
+    let mut server = wrap_script(&["--wrap-timeout", "0.5"], "never", "");
+    let mut client = Client::connect(server.address());
+    let (_, code, reason) = client.read_to_close();
+    assert_eq!(code, Some(1011));
+    assert!(reason.contains("not listening"), "{reason}");
+    server.wait_for_line("does not listen after 0.5 s");
+}
+
+#[test]
+fn a_program_that_listens_on_its_port_by_itself_is_told_of() {
+    // It is not moved, since the shim does not survive the change of its environment.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let own = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+        .to_string();
+    let script = format!(
+        "unset LD_PRELOAD; exec python3 '{}' echo {own}",
+        program().display()
+    );
+    let options = ["--wrap-port", &own, "--wrap-timeout", "2"];
+    let mut server = wrap_on(listener, &options, &["sh", "-c", &script]);
+    server.wait_for_line(&format!(
+        "it listens on port {own} by itself, so its port was not moved"
+    ));
+}
+
+#[test]
+fn exit_ends_with_the_status_of_the_program() {
+    for (kind, argument, status) in [
+        ("exit_with", "7", 7),
+        ("exit_with", "0", 0),
+        ("die", "", 137),
+    ] {
+        let mut server = wrap_script(&[], kind, argument);
+        assert_eq!(server.wait().code(), Some(status), "{kind} {argument}");
+        assert!(server.rest_of_log().ends_with("In exit"));
+    }
+}
+
+#[test]
+fn exit_lets_the_session_finish_that_the_program_ended_with() {
+    let mut server = wrap_script(&["--wrap-mode=exit"], "one_shot", "PORT");
+    let (mut client, _) = greeting(server.address());
+    let bytes = integration::pattern(4 << 20);
+    let mut sender = Client::from_stream(client.stream().try_clone().unwrap());
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            sender.send_binary(&bytes);
+        });
+        assert!(client.read_binary(4 << 20) == bytes);
+    });
+    client.stream().shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(client.read_to_close().1, Some(1000));
+    client.expect_end();
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn programs_that_cannot_be_started_have_the_status_of_a_shell_and_one_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let plain = directory.path().join("plain");
+    std::fs::write(&plain, "not executable").unwrap();
+    let script = directory.path().join("script");
+    std::fs::write(&script, "#!/no/such/interpreter\n").unwrap();
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    for (name, status, what) in [
+        (
+            "no-such-program-anywhere",
+            127,
+            "'no-such-program-anywhere' not found",
+        ),
+        ("/no/such/program", 127, "'/no/such/program' not found"),
+        (plain.to_str().unwrap(), 126, "Permission denied"),
+        (directory.path().to_str().unwrap(), 126, "cannot execute"),
+        (script.to_str().unwrap(), 126, "'/no/such/interpreter'"),
+    ] {
+        let output = run_to_end(&["127.0.0.1:0", "--", name]);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(status), "{stderr}");
+        assert!(stderr.contains(what), "{stderr}");
+        assert_eq!(
+            stderr
+                .lines()
+                .filter(|line| line.contains("error:"))
+                .count(),
+            1,
+            "{stderr}"
+        );
+    }
+}
+
+#[test]
+fn a_program_that_preloading_does_not_reach_is_refused_with_the_reason() {
+    let directory = tempfile::tempdir().unwrap();
+    let source = directory.path().join("static.c");
+    let program = directory.path().join("static");
+    std::fs::write(&source, "int main(void) { return 0; }").unwrap();
+    let built = std::process::Command::new("cc")
+        .arg("-static")
+        .arg(&source)
+        .arg("-o")
+        .arg(&program)
+        .status()
+        .unwrap();
+    assert!(built.success());
+    for (command, reason) in [
+        (&[program.to_str().unwrap()][..], "it is statically linked"),
+        (
+            &["env", "A=1", program.to_str().unwrap()],
+            "it is statically linked",
+        ),
+        (&["env", "-i", "sh"], "empty the environment"),
+    ] {
+        let output = run_to_end(&[&["127.0.0.1:0", "--"], command].concat());
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains(reason), "{stderr}");
+    }
+}
+
+#[test]
+fn respawn_gives_one_client_after_another_a_program_of_its_own() {
+    let mut server = wrap_script(&["--wrap-mode=respawn"], "one_shot", "PORT");
+    for _ in 0..5 {
+        assert_eq!(round_trip(server.address()), "one shot");
+        server.wait_for_line("Starting 'python3");
+    }
+    wait_until("all ended programs to be reaped", || {
+        no_zombies_of(&server).then_some(())
+    });
+}
+
+/// Whether no child of the server waits to be reaped.
+fn no_zombies_of(server: &Server) -> bool {
+    let children = std::fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter_map(|entry| {
+            let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+            let fields: Vec<String> = stat
+                .rsplit(')')
+                .next()?
+                .split_whitespace()
+                .map(str::to_owned)
+                .collect();
+            (fields[1] == server.pid().to_string()).then(|| fields[0].clone())
+        });
+    children.into_iter().all(|state| state != "Z")
+}
+
+#[test]
+fn respawn_pauses_longer_and_longer_for_a_program_that_fails() {
+    let mut server = wrap_script(&["--wrap-mode=respawn"], "exit_with", "3");
+    for _ in 0..2 {
+        server.wait_for_line("Starting '");
+        server.wait_for_line("exited with status 3");
+    }
+    server.wait_for_line("starting it again in 1 s");
+    server.wait_for_line("exited with status 3");
+    server.wait_for_line("starting it again in 2 s");
+    let start = Instant::now();
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait().code(), Some(0));
+    assert!(
+        start.elapsed().as_secs() < 2,
+        "the pause does not hold up the end"
+    );
+}
+
+#[test]
+fn ignore_goes_on_listening_and_refuses_promptly() {
+    let mut server = wrap_script(&["--wrap-mode=ignore"], "one_shot", "PORT");
+    assert_eq!(round_trip(server.address()), "one shot");
+    server.wait_for_line("the wrapped program is gone");
+    let start = Instant::now();
+    for _ in 0..3 {
+        assert_eq!(
+            Client::connect(server.address()).read_to_close().1,
+            Some(1011)
+        );
+    }
+    assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_daemon_is_alive_as_long_as_it_listens() {
+    for mode in ["exit", "ignore", "respawn"] {
+        let mut server = wrap_script(&["--wrap-mode", mode], "daemon", "PORT");
+        let first = round_trip(server.address());
+        assert_eq!(round_trip(server.address()), first);
+        nobody_else_listens(&server);
+        kill(Pid::from_raw(first.parse().unwrap()), Signal::SIGKILL).unwrap();
+        match mode {
+            "exit" => assert_eq!(server.wait().code(), Some(137)),
+            "ignore" => _ = server.wait_for_line("the wrapped program is gone"),
+            _ => {
+                let second = round_trip(server.address());
+                assert_ne!(second, first);
+            }
+        }
+    }
+}
+
+#[test]
+fn workers_that_outlive_their_master_are_ended_before_the_respawn() {
+    let server = wrap_script(&["--wrap-mode=respawn"], "workers", "PORT");
+    let first = round_trip(server.address());
+    kill(Pid::from_raw(first.parse().unwrap()), Signal::SIGKILL).unwrap();
+    let second = wait_until("a new master", || {
+        Some(try_greeting(server.address())?.1).filter(|second| *second != first)
+    });
+    // None of the old workers answers any more.
+    for _ in 0..10 {
+        assert_eq!(round_trip(server.address()), second);
+    }
+}
+
+#[test]
+fn a_stop_ends_the_program_with_all_that_it_started() {
+    for kind in ["echo", "daemon", "stubborn", "workers"] {
+        let mut server = wrap_script(&[], kind, "PORT");
+        round_trip(server.address());
+        let mark = format!("wrapped.py {kind} {}", server.address().port());
+        assert!(!processes_with(&mark).is_empty());
+        let (mut client, _) = greeting(server.address());
+        let start = Instant::now();
+        server.signal(Signal::SIGTERM);
+        assert_eq!(client.read_to_close().1, Some(1001), "{kind}");
+        client.send_close(1001);
+        client.expect_end();
+        assert_eq!(server.wait().code(), Some(0), "{kind}");
+        assert!(
+            start.elapsed().as_millis() < 3000,
+            "{kind}: {:?}",
+            start.elapsed()
+        );
+        assert_eq!(processes_with(&mark), [], "{kind}");
+        TcpListener::bind(server.address()).expect("the port is free");
+    }
+}
+
+#[test]
+fn a_killed_bridge_takes_the_program_along() {
+    let mut server = wrap_script(&[], "stubborn", "PORT");
+    round_trip(server.address());
+    let mark = format!("wrapped.py stubborn {}", server.address().port());
+    let program = processes_with(&mark);
+    assert!(!program.is_empty());
+    server.signal(Signal::SIGKILL);
+    server.wait();
+    wait_until("the program to go", || {
+        processes_with(&mark).is_empty().then_some(())
+    });
+}
+
+#[test]
+fn signals_reach_the_program() {
+    let mut server = wrap_script(&[], "report", "PORT");
+    server.wait_for_line("ready");
+    for signal in [
+        Signal::SIGHUP,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+        Signal::SIGWINCH,
+    ] {
+        server.signal(signal);
+        server.wait_for_line(&format!("got {signal}"));
+    }
+}
+
+#[test]
+fn the_program_inherits_nothing_of_ours() {
+    let mut server = wrap_script(&[], "inside", "PORT");
+    let files = server.wait_for_line("files ");
+    // Standard streams only; standard input, which was the listening socket, is /dev/null.
+    assert!(
+        files.contains("0: '/dev/null'") && !files.contains("socket:") && !files.contains("3:"),
+        "{files}"
+    );
+    let masks = server.wait_for_line("masks ");
+    // Python itself ignores SIGPIPE (13) and SIGXFSZ (25).
+    assert!(masks.contains("'SigBlk': '0000000000000000'"), "{masks}");
+    assert!(masks.contains("'SigIgn': '0000000001001000'"), "{masks}");
+    server.wait_for_line("group True");
+    assert!(!server.proc_file("environ").contains("LD_PRELOAD"));
+}
+
+#[test]
+fn programs_with_the_same_built_in_port_run_side_by_side() {
+    let directory = tempfile::tempdir().unwrap();
+    // A port that all of them bind, and that is kept by somebody else all the time.
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let built_in = taken.local_addr().unwrap().port().to_string();
+    let script = program();
+    let servers: Vec<(Server, PathBuf)> = (0..4)
+        .map(|number| {
+            let file = directory.path().join(format!("ready-{number}"));
+            std::fs::write(&file, "stale").unwrap();
+            let options = [
+                "--wrap-port",
+                &built_in,
+                "--ready-file",
+                file.to_str().unwrap(),
+            ];
+            let server = wrap(
+                &options,
+                &["python3", script.to_str().unwrap(), "echo", &built_in],
+            );
+            (server, file)
+        })
+        .collect();
+    for (server, file) in &servers {
+        let ready = wait_until("the ready file", || {
+            let text = std::fs::read_to_string(file).ok()?;
+            if text == "stale" {
+                None
+            } else {
+                Some(serde_json::from_str::<serde_json::Value>(&text).expect("whole JSON"))
+            }
+        });
+        assert_eq!(ready["listen"], server.address().to_string());
+        let pid = round_trip(server.address());
+        assert_eq!(ready["pid"].to_string(), pid);
+        let direct: SocketAddr = ready["target"].as_str().unwrap().parse().unwrap();
+        assert!(direct.ip().is_loopback());
+        TcpStream::connect(direct).expect("the program listens there");
+    }
+    for (mut server, file) in servers {
+        server.signal(Signal::SIGTERM);
+        server.wait();
+        assert!(!file.exists(), "the file says that the program listens");
+    }
+}
+
+#[test]
+fn a_ready_file_that_cannot_be_written_is_an_error_at_once() {
+    let output = run_to_end(&[
+        "127.0.0.1:0",
+        "--ready-file",
+        "/no/such/directory/file",
+        "--",
+        "sh",
+        "-c",
+        "exit 0",
+    ]);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("/no/such/directory/file"), "{stderr}");
+}
+
+#[test]
+fn a_program_on_a_unix_socket_is_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("program");
+    let path = path.to_str().unwrap();
+    let mut server = wrap_script(&["--unix-target", path], "unix", path);
+    assert_eq!(round_trip(server.address()), "unix");
+    server.wait_for_line(&format!("(unix socket {path})"));
+}
