@@ -260,7 +260,7 @@ mod tests {
     #[test]
     fn descendants_include_grandchildren() {
         let mut child = std::process::Command::new("sh")
-            .args(["-c", "cat & wait"])
+            .args(["-c", "sleep 1000 & wait"])
             .stdin(std::process::Stdio::piped())
             .spawn()
             .unwrap();

@@ -1,0 +1,71 @@
+# The only place that knows the order of steps.
+#
+#   make run          the telnet example of the README, on 127.0.0.1:2023
+#   make test         installs what the tests need, and runs all of them
+#   make check        format, lints, documentation, tests
+#   make compliance   the compatibility tests against the Python original
+#   make install      the release build, to $(PREFIX)
+
+CARGO ?= cargo
+PREFIX ?= /usr/local
+# Debian packages come through sudo unless we are root already.
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+BUILD := $(CARGO) build --release --locked -p websockify -p rebind
+RUN_PACKAGES := telnetd-ssl
+TEST_PACKAGES := telnetd-ssl tigervnc-standalone-server tigervnc-tools python3 python3-venv iproute2 gcc libc6-dev binutils util-linux
+COMPLIANCE := target/compliance
+
+.PHONY: run test check compliance install uninstall clean run-packages test-packages
+
+run: run-packages
+	$(BUILD)
+	@echo
+	@echo "telnetd is wrapped now: a WebSocket client reaches it at ws://127.0.0.1:2023/, for example"
+	@echo "    npx wscat --subprotocol binary --connect ws://127.0.0.1:2023/"
+	@echo "Ctrl-C ends both."
+	@echo
+	target/release/websockify 127.0.0.1:2023 --wrap-mode=respawn -- /usr/sbin/in.telnetd -debug 2023
+
+test: test-packages
+	$(CARGO) test --locked --workspace
+
+check: test-packages
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items
+	$(CARGO) test --locked --workspace
+
+compliance: test-packages
+	test -x $(COMPLIANCE)/bin/websockify || { \
+		echo "Installing websockify 0.13.0 from PyPI into $(COMPLIANCE)"; \
+		python3 -m venv $(COMPLIANCE) && $(COMPLIANCE)/bin/pip install --quiet websockify==0.13.0; }
+	PATH="$(CURDIR)/$(COMPLIANCE)/bin:$$PATH" WEBSOCKIFY_UNDER_TEST=theirs \
+		$(CARGO) test --locked -p integration --test black_box compatible::
+
+install:
+	$(BUILD)
+	install -D -m 755 target/release/websockify $(DESTDIR)$(PREFIX)/bin/websockify
+	install -D -m 644 target/release/librebind.so $(DESTDIR)$(PREFIX)/lib/websockify/librebind.so
+
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/bin/websockify $(DESTDIR)$(PREFIX)/lib/websockify/librebind.so
+
+clean:
+	$(CARGO) clean
+
+run-packages:
+	$(call need,$(RUN_PACKAGES))
+
+test-packages:
+	$(call need,$(TEST_PACKAGES))
+
+# Says which packages are missing, and installs them.
+define need
+@missing=$$(for package in $(1); do \
+	dpkg-query -W -f='$${Status}' $$package 2>/dev/null | grep -q 'ok installed' || echo $$package; done); \
+if [ -n "$$missing" ]; then \
+	echo "Installing Debian packages:" $$missing; \
+	$(SUDO) apt-get update -qq && \
+	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+fi
+endef
