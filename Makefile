@@ -20,8 +20,7 @@ COMPLIANCE := target/compliance
 run: run-packages
 	$(BUILD)
 	@echo
-	@echo "telnetd is wrapped now: a WebSocket client reaches it at ws://127.0.0.1:2023/, for example"
-	@echo "    npx wscat --subprotocol binary --connect ws://127.0.0.1:2023/"
+	@echo "Wrapping telnetd: a WebSocket client that speaks telnet reaches it at ws://127.0.0.1:2023/"
 	@echo "Ctrl-C ends both."
 	@echo
 	target/release/websockify 127.0.0.1:2023 --wrap-mode=respawn -- /usr/sbin/in.telnetd -debug 2023

@@ -166,7 +166,7 @@ async fn stopped(shared: &Shared, mut stop: watch::Receiver<bool>) {
     if stop.wait_for(|&stop| stop).await.is_ok() {
         shared.end(Cause::Stopped, Some(Close::GOING_AWAY));
     }
-    pending().await
+    pending::<()>().await;
 }
 
 /// Pings the client, and gives it up when two pings in a row brought no sign of life.

@@ -227,7 +227,7 @@ impl Wrapped {
     }
 
     /// Starts the program and looks after it until it is ordered to end. `gone` gets the exit status if the program ends for
-    /// good before, under [`WrapMode::Exit`].
+    /// good before, under `--wrap-mode=exit`.
     ///
     /// # Errors
     /// The program could not be started.
