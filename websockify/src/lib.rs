@@ -77,18 +77,19 @@ pub fn run(config: Config) -> Result<u8> {
             Wrapped::new(wrap, old_port, bound.address().to_string())
         })
         .transpose()?;
-    announce(&bound, &target, wrapped.as_ref());
-    if session.traffic {
-        tracing::info!(
-            "Traffic: }} from the client, > to the target, {{ from the target, < to the client; a dot: in part"
-        );
-    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
     let result = runtime.block_on(async {
         let mut signals = Signals::new(wrapped.is_some()).context("cannot take signals")?;
+        // From here on a signal ends us in order; whoever waits for these lines may send one.
+        announce(&bound, &target, wrapped.as_ref());
+        if session.traffic {
+            tracing::info!(
+                "Traffic: }} from the client, > to the target, {{ from the target, < to the client; a dot: in part"
+            );
+        }
         let (phase, phases) = watch::channel(Phase::Serving);
         let (gone, program_gone) = oneshot::channel();
         let target = Target::new(target, wrapped.as_ref().map(Wrapped::status));
