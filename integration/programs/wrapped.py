@@ -54,6 +54,26 @@ def one_shot(port):
     answer(connection, b"one shot")
 
 
+def late_one_shot(port):
+    """Takes its time before it listens, serves one client and exits."""
+    time.sleep(1)
+    one_shot(port)
+
+
+def fork_late(port):
+    """Listens, goes to the background, and exits with status 9 when it has served two clients."""
+    listener = listen(port)
+    if os.fork() > 0:
+        os._exit(0)
+    for _ in range(2):
+        connection, _ = listener.accept()
+        if os.fork() == 0:
+            answer(connection, b"daemon")
+            os._exit(0)
+        connection.close()
+    os._exit(9)
+
+
 def late(port):
     """Takes its time before it listens."""
     time.sleep(1)

@@ -4,6 +4,7 @@ use core::ffi::CStr;
 use core::fmt::{self, Write};
 use core::mem::size_of;
 use core::net::SocketAddr;
+use core::ptr;
 use core::slice;
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -60,18 +61,31 @@ redhook::hook! {
     unsafe fn getsockname(socket: c_int, address: *mut sockaddr, length: *mut socklen_t) -> c_int => original_name {
         // SAFETY: a caller of getsockname() passes a readable length or null.
         let room = if length.is_null() { 0 } else { unsafe { length.read() } } as usize;
-        // SAFETY: the caller's own arguments, unchanged.
-        let result = unsafe { redhook::real!(getsockname)(socket, address, length) };
-        if result == 0 && !address.is_null() && rule().is_some() {
+        if rule().is_none() || address.is_null() || length.is_null() || room > c_int::MAX as usize {
+            // SAFETY: the caller's own arguments, unchanged.
+            return unsafe { redhook::real!(getsockname)(socket, address, length) };
+        }
+        let mut name = Name([0; size_of::<libc::sockaddr_storage>()]);
+        let mut full = name.0.len() as socklen_t;
+        // SAFETY: there is room for `full` bytes, aligned as addresses are.
+        let result = unsafe { redhook::real!(getsockname)(socket, (&raw mut name).cast(), &raw mut full) };
+        if result == 0 {
             let errno = errno();
-            // SAFETY: the kernel has just written `*length` bytes here, or as many as there was room for.
-            let name = unsafe { slice::from_raw_parts_mut(address.cast::<u8>(), room.min(length.read() as usize)) };
-            restore_name(socket, name);
+            restore_name(socket, &mut name.0[..full as usize]);
             set_errno(errno);
+            // SAFETY: the caller has room for `room` bytes at `address`, and for the length at `length`.
+            unsafe {
+                ptr::copy_nonoverlapping(name.0.as_ptr(), address.cast(), room.min(full as usize));
+                length.write(full);
+            }
         }
         result
     }
 }
+
+/// Room for the name of any socket.
+#[repr(align(8))]
+struct Name([u8; size_of::<libc::sockaddr_storage>()]);
 
 /// The rule from the environment, read once. Two threads that come first at the same time read the same.
 fn rule() -> Option<Rule> {

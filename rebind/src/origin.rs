@@ -5,7 +5,7 @@
 //! answers with the loopback address and the old port. So does a socket that was handed to another program by `exec`.
 
 use core::net::{Ipv6Addr, SocketAddr};
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 
 /// Moved sockets remembered at once in one process.
 const CAPACITY: usize = 64;
@@ -38,7 +38,8 @@ pub(crate) fn remember(cookie: u64, address: SocketAddr) {
         .find(|entry| entry.cookie.load(Ordering::Acquire) == cookie);
     let entry = known.unwrap_or_else(|| &TABLE[NEXT.fetch_add(1, Ordering::Relaxed) % CAPACITY]);
     // Taken out of the table while it changes: a reader finds either nothing or a whole address.
-    entry.cookie.store(0, Ordering::Release);
+    entry.cookie.store(0, Ordering::Relaxed);
+    fence(Ordering::Release);
     #[expect(
         clippy::cast_possible_truncation,
         reason = "the two halves of the address"
@@ -57,6 +58,7 @@ pub(crate) fn recall(cookie: u64) -> Option<Ipv6Addr> {
         .find(|entry| entry.cookie.load(Ordering::Acquire) == cookie)?;
     let bits = u128::from(entry.high.load(Ordering::Acquire)) << 64
         | u128::from(entry.low.load(Ordering::Acquire));
+    fence(Ordering::Acquire);
     // Re-used for another socket meanwhile: then it is not known any more.
     (entry.cookie.load(Ordering::Acquire) == cookie).then(|| Ipv6Addr::from_bits(bits))
 }

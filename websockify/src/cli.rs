@@ -61,14 +61,14 @@ pub struct Args {
     pub inetd: bool,
 
     /// What to do when the wrapped program has ended
-    #[arg(long, value_name = "MODE", value_enum, default_value_t = WrapMode::Exit)]
+    #[arg(long, value_name = "MODE", value_enum, default_value_t = WrapMode::Exit, alias = "wrap")]
     pub wrap_mode: WrapMode,
 
     /// Port that the wrapped program binds, if it is not the one we listen on
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub wrap_port: Option<u16>,
 
-    /// How long a client waits for the wrapped program to listen
+    /// How long a client waits for the wrapped program to listen; 0 is for ever
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = parse_seconds)]
     pub wrap_timeout: Duration,
 
@@ -112,13 +112,16 @@ pub enum WrapMode {
     Respawn,
 }
 
-/// A duration in seconds, `5` or `0.5`, up to a hundred years.
+/// A hundred years: nobody waits longer.
+pub const FOREVER: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
+
+/// A duration in seconds, `5` or `0.5`, up to [`FOREVER`].
 fn parse_seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text
         .parse()
         .map_err(|_| "not a number of seconds".to_owned())?;
     match Duration::try_from_secs_f64(seconds) {
-        Ok(duration) if duration.as_secs() <= 100 * 366 * 24 * 3600 => Ok(duration),
+        Ok(duration) if duration <= FOREVER => Ok(duration),
         _ => Err("not a number of seconds from 0 on".to_owned()),
     }
 }
@@ -127,7 +130,7 @@ fn parse_seconds(text: &str) -> Result<Duration, String> {
 fn parse_mode(text: &str) -> Result<u32, String> {
     let digits = text.strip_prefix("0o").unwrap_or(text);
     match u32::from_str_radix(digits, 8) {
-        Ok(mode) if mode <= 0o777 && !digits.starts_with('+') => Ok(mode),
+        Ok(mode) if mode <= 0o7777 && !digits.starts_with('+') => Ok(mode),
         _ => Err("not permission bits in octal, such as 0660".to_owned()),
     }
 }
@@ -176,6 +179,8 @@ mod tests {
         assert!(args.verbose && args.prefer_ipv6);
         assert_eq!(args.heartbeat, Duration::from_millis(500));
         assert_eq!(args.unix_listen_mode, 0o660);
+        // Unique in the original.
+        assert_eq!(parse(&["--wrap=ignore"]).wrap_mode, WrapMode::Ignore);
     }
 
     #[test]
@@ -210,11 +215,10 @@ mod tests {
             &["--heartbeat", "inf"],
             &["--timeout", "1e300"],
             &["--unix-listen-mode", "8"],
-            &["--unix-listen-mode", "10000"],
+            &["--unix-listen-mode", "100000"],
             &["--wrap-port", "0"],
             &["--wrap-port", "65536"],
             &["--wrap-mode", "sometimes"],
-            &["--wrap"],
             &["--nonsense"],
         ] {
             assert!(

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::addr::{AddressError, HostPort, ListenAddr};
-use crate::cli::{Args, WrapMode};
+use crate::cli::{Args, FOREVER, WrapMode};
 
 /// What a command line asks for. It cannot be inconsistent.
 #[derive(Debug)]
@@ -153,7 +153,7 @@ impl TryFrom<Args> for Config {
                     command: args.command,
                     port: args.wrap_port,
                     mode: args.wrap_mode,
-                    timeout: args.wrap_timeout,
+                    timeout: some_time(args.wrap_timeout).unwrap_or(FOREVER),
                     ready_file: args
                         .ready_file
                         .map(|path| absolute(&path, "--ready-file"))

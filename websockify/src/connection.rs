@@ -3,19 +3,24 @@
 //! Each step is a module that knows nothing of its neighbours. The target is a value that is passed along: nothing about a
 //! connection is stored where another connection can see it.
 
+use std::future::pending;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 
 use crate::config::SessionConfig;
 use crate::http::{self, Session};
 use crate::listener::Peer;
+use crate::phase::Phase;
 use crate::relay;
 use crate::sniff::{self, POLICY, Protocol, Sniffed};
 use crate::stream::Stream;
+use crate::sys;
 use crate::target::{ConnectError, Target};
 use crate::websocket::Close;
-use crate::websocket::frame::append_close;
+use crate::websocket::frame::{CLOSE_FRAME, append_close};
 
 /// How long a client may take to say what it wants.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
@@ -29,8 +34,8 @@ pub(crate) struct Handling {
     pub(crate) target: Target,
     /// What each session does.
     pub(crate) session: SessionConfig,
-    /// Turns true when all sessions are to end.
-    pub(crate) stop: watch::Receiver<bool>,
+    /// How far the server is.
+    pub(crate) phase: watch::Receiver<Phase>,
 }
 
 /// Handles a connection to its end. Returns whether it became a session; `admit` is asked whether it may.
@@ -40,7 +45,7 @@ pub(crate) async fn handle(
     handling: &Handling,
     admit: impl Fn() -> bool,
 ) -> bool {
-    let mut stop = handling.stop.clone();
+    let mut phase = handling.phase.clone();
     let until_session = async {
         match sniff::sniff(&stream, HANDSHAKE_LIMIT).await {
             Sniffed::Protocol(Protocol::Http) => {}
@@ -66,7 +71,8 @@ pub(crate) async fn handle(
     };
     let upgraded = tokio::select! {
         biased;
-        _ = stop.wait_for(|&stop| stop) => None,
+        // What is no session yet need not become one any more.
+        _ = phase.wait_for(|&phase| phase > Phase::Serving) => None,
         upgraded = until_session => upgraded,
     };
     let Some((mut client, early, session)) = upgraded else {
@@ -74,6 +80,10 @@ pub(crate) async fn handle(
     };
     tracing::info!(%peer, "{peer}: Plain non-SSL (ws://) WebSocket connection");
     tracing::info!(%peer, "{peer}: Path: '{}'", session.path);
+    if let Err(error) = client.write_all(session.response.as_bytes()).await {
+        tracing::info!(%peer, "Client connection lost: {}", sys::describe(&error));
+        return true;
+    }
     serve_session(&mut client, peer, &early, &session, handling).await;
     true
 }
@@ -89,24 +99,29 @@ async fn serve_session(
     let Handling {
         target,
         session: config,
-        stop,
+        phase,
     } = handling;
     tracing::info!(%peer, "{}", target.announcement());
-    let mut stopped = stop.clone();
+    let mut stopping = phase.clone();
     let connected = tokio::select! {
         biased;
-        _ = stopped.wait_for(|&stop| stop) => Err(Close::GOING_AWAY),
-        connected = target.connect() => connected.map_err(|error| {
+        () = has_left(client, early) => Err(Unconnected::Left),
+        _ = stopping.wait_for(|&phase| phase == Phase::Stopping) => Err(Unconnected::Refused(Close::GOING_AWAY)),
+        connected = target.connect(client) => connected.map_err(|error| {
             tracing::warn!(%peer, "cannot connect to {target}: {error}");
-            match error {
+            Unconnected::Refused(match error {
                 ConnectError::NotListening(_) | ConnectError::Gone => Close::NOT_READY,
                 _ => Close::UNREACHABLE,
-            }
+            })
         }),
     };
     let mut downstream = match connected {
         Ok(downstream) => downstream,
-        Err(close) => {
+        Err(Unconnected::Left) => {
+            tracing::info!(%peer, "Client left before it was connected");
+            return relay::answer_close(client, early, session.encoding).await;
+        }
+        Err(Unconnected::Refused(close)) => {
             let mut frame = Vec::new();
             append_close(close, &mut frame);
             return relay::farewell(client, &frame).await;
@@ -118,10 +133,38 @@ async fn serve_session(
         early,
         session.encoding,
         *config,
-        stop.clone(),
+        phase.clone(),
     )
     .await;
     tracing::info!(%peer, "{summary}");
+}
+
+/// Why a client has no target.
+enum Unconnected {
+    /// It has left.
+    Left,
+    /// It is told this.
+    Refused(Close),
+}
+
+/// Waits until a client is gone that has sent nothing for its target: it has closed, or said that it does.
+async fn has_left(client: &Stream, early: &[u8]) {
+    let mut first = [0];
+    let start = match early.first() {
+        Some(&first) => Some(first),
+        // Data is left where it is, and with it the knowledge that there is some.
+        None => match client
+            .when_readable(|| sys::peek(client.as_fd(), &mut first))
+            .await
+        {
+            Ok(1) => Some(first[0]),
+            _ => None,
+        },
+    };
+    if start.is_some_and(|first| first != CLOSE_FRAME) {
+        // What it has sent is its target's, even if it goes now.
+        pending().await
+    }
 }
 
 /// Answers a client that does not speak HTTP.

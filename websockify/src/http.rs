@@ -1,16 +1,16 @@
-//! The HTTP/1.1 part of a connection: requests are answered until one upgrades it to WebSocket.
+//! The HTTP/1.1 part of a connection: its request upgrades it to WebSocket, or is refused.
 
 use std::convert::Infallible;
-use std::future::{poll_fn, ready};
+use std::future::poll_fn;
 use std::sync::Mutex;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{
-    ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL,
-    SEC_WEBSOCKET_VERSION, SERVER, UPGRADE,
+    ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, SEC_WEBSOCKET_VERSION, SERVER, UPGRADE,
 };
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -25,13 +25,12 @@ use crate::websocket::handshake::{self, Acceptance, Judgement, VERSIONS_HEADER};
 /// Bytes that a request's head may have; beyond it the answer is 431.
 const MAX_HEAD: usize = 64 * 1024;
 /// The `Server` header.
-const SERVER_NAME: HeaderValue =
-    HeaderValue::from_static(concat!("WebSockify/", env!("CARGO_PKG_VERSION")));
+const SERVER_NAME: &str = concat!("WebSockify/", env!("CARGO_PKG_VERSION"));
 
 /// A connection that speaks HTTP no more.
 #[derive(Debug)]
 pub(crate) struct Ended {
-    /// The connection; all answers have been written, and our side is still open.
+    /// The connection; an answer that was due has been written, and our side is still open.
     pub(crate) stream: Stream,
     /// What the client sent right behind its last request.
     pub(crate) early: Bytes,
@@ -46,10 +45,11 @@ pub(crate) struct Session {
     pub(crate) path: String,
     /// How payload travels.
     pub(crate) encoding: Encoding,
+    /// The answer to the upgrade, which is still to be sent.
+    pub(crate) response: String,
 }
 
-/// Answers requests until the connection ends, or until one is an upgrade that `admit` lets pass; a request's head must come
-/// within `limit`.
+/// Answers a request, unless it is an upgrade that `admit` lets pass; its head must come within `limit`.
 pub(crate) async fn serve(
     stream: Stream,
     peer: Peer,
@@ -58,21 +58,42 @@ pub(crate) async fn serve(
 ) -> Ended {
     let accepted = Mutex::new(None);
     let service = service_fn(|request: Request<Incoming>| {
-        let (response, session) = answer(&request, &admit);
-        log_request(&request, &response, peer);
-        if session.is_some() {
-            *accepted.lock().expect("no other thread has it") = session;
-        }
-        ready(Ok::<_, Infallible>(response))
+        let mut response = match answer(&request, &admit) {
+            Ok(session) => {
+                *accepted.lock().expect("no other thread has it") = Some(session);
+                None
+            }
+            Err(response) => {
+                log_request(&request, &response, peer);
+                Some(response)
+            }
+        };
+        // The answer to an upgrade is not hyper's to give: see below.
+        poll_fn(move |_| match response.take() {
+            Some(response) => Poll::Ready(Ok::<_, Infallible>(response)),
+            None => Poll::Pending,
+        })
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limit)
         .max_header_size(MAX_HEAD)
         .max_buf_size(2 * MAX_HEAD)
+        .half_close(true)
         .title_case_headers(true)
         .serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = poll_fn(|cx| connection.poll_without_shutdown(cx)).await {
+    // An upgrade ends hyper's part at its request: so the answer has the header names that clients of the original know,
+    // which some of them compare byte by byte. Every other answer closes the connection, so none can be under way then.
+    let ended = poll_fn(|cx| {
+        let polled = connection.poll_without_shutdown(cx);
+        let upgraded = accepted.lock().expect("no other thread has it").is_some();
+        if upgraded {
+            Poll::Ready(Ok(()))
+        } else {
+            polled
+        }
+    });
+    if let Err(error) = ended.await {
         tracing::debug!(%peer, "HTTP: {error}");
     }
     let parts = connection.into_parts();
@@ -84,17 +105,22 @@ pub(crate) async fn serve(
     }
 }
 
+/// What to make of a request: a session, or this answer.
 fn answer<B>(
     request: &Request<B>,
     admit: impl Fn() -> bool,
-) -> (Response<Full<Bytes>>, Option<Session>) {
-    let acceptance = match handshake::judge(request) {
+) -> Result<Session, Response<Full<Bytes>>> {
+    let Acceptance {
+        accept_key,
+        subprotocol,
+        encoding,
+    } = match handshake::judge(request) {
         Judgement::Accepted(acceptance) if admit() => acceptance,
         Judgement::Accepted(_) => {
-            return (
-                refusal(StatusCode::SERVICE_UNAVAILABLE, "No more connections\n"),
-                None,
-            );
+            return Err(refusal(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "No more connections\n",
+            ));
         }
         Judgement::Plain => {
             let text = "Method Not Allowed: this port speaks WebSocket only\n";
@@ -102,7 +128,7 @@ fn answer<B>(
             response
                 .headers_mut()
                 .insert(ALLOW, HeaderValue::from_static(""));
-            return (response, None);
+            return Err(response);
         }
         Judgement::UnknownVersion => {
             let text = "Upgrade Required: WebSocket version 13, 8 or 7\n";
@@ -113,60 +139,43 @@ fn answer<B>(
             response
                 .headers_mut()
                 .insert(UPGRADE, HeaderValue::from_static("websocket"));
-            return (response, None);
+            return Err(response);
         }
-        Judgement::MissingKey => {
-            return (
-                refusal(
-                    StatusCode::BAD_REQUEST,
-                    "Bad Request: no Sec-WebSocket-Key\n",
-                ),
-                None,
-            );
-        }
+        Judgement::Bad(text) => return Err(refusal(StatusCode::BAD_REQUEST, text)),
     };
-    let Acceptance {
-        accept_key,
-        subprotocol,
-        encoding,
-    } = acceptance;
-    let mut response = Response::builder()
-        .status(StatusCode::SWITCHING_PROTOCOLS)
-        .header(SERVER, SERVER_NAME)
-        .header(UPGRADE, "websocket")
-        .header(CONNECTION, "Upgrade")
-        .header(SEC_WEBSOCKET_ACCEPT, accept_key)
-        .body(Full::default())
-        .expect("base64 is a valid header value");
-    if let Some(subprotocol) = subprotocol {
-        response.headers_mut().insert(
-            SEC_WEBSOCKET_PROTOCOL,
-            HeaderValue::from_static(subprotocol),
-        );
-    }
+    let subprotocol = subprotocol.map(|name| format!("Sec-WebSocket-Protocol: {name}\r\n"));
+    let response = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nServer: {SERVER_NAME}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: {accept_key}\r\n{}\r\n",
+        subprotocol.unwrap_or_default()
+    );
     let path = request
         .uri()
         .path_and_query()
         .map_or("/", |path| path.as_str())
         .to_owned();
-    (response, Some(Session { path, encoding }))
+    Ok(Session {
+        path,
+        encoding,
+        response,
+    })
 }
 
 fn refusal(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(text));
     *response.status_mut() = status;
-    response.headers_mut().insert(SERVER, SERVER_NAME);
-    response.headers_mut().insert(
+    let headers = response.headers_mut();
+    headers.insert(SERVER, HeaderValue::from_static(SERVER_NAME));
+    headers.insert(
         CONTENT_TYPE,
         HeaderValue::from_static("text/plain; charset=utf-8"),
     );
+    headers.insert(CONNECTION, HeaderValue::from_static("close"));
     response
 }
 
 /// A line for a request that is no session; sessions have their own.
 fn log_request<B, R>(request: &Request<B>, response: &Response<R>, peer: Peer) {
-    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        let (method, uri, version) = (request.method(), request.uri(), request.version());
-        tracing::info!(%peer, "\"{method} {uri} {version:?}\" {} -", response.status().as_u16());
-    }
+    let (method, uri, version) = (request.method(), request.uri(), request.version());
+    tracing::info!(%peer, "\"{method} {uri} {version:?}\" {} -", response.status().as_u16());
 }

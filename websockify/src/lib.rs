@@ -22,6 +22,7 @@ mod future;
 mod http;
 mod listener;
 pub mod log;
+mod phase;
 mod relay;
 mod server;
 mod signals;
@@ -29,6 +30,7 @@ mod sniff;
 mod stream;
 mod sys;
 mod target;
+mod terminal;
 mod websocket;
 mod wrap;
 
@@ -36,20 +38,23 @@ use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use config::{Config, TargetConfig};
 use future::or_never;
 use listener::{Address, Bound};
-use server::Phase;
+use phase::Phase;
 use signals::{Request, Signals};
 use target::Target;
 use wrap::{Order, Wrapped};
 
 /// How long sessions may go on when the wrapped program has ended under `--wrap-mode=exit`.
 const FINISH_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long sessions have to tell their clients of a stop before the wrapped program is told as well.
+const GOODBYE: Duration = Duration::from_millis(200);
 
 /// Does what a configuration asks for, to the end. Returns the exit status.
 ///
@@ -64,6 +69,10 @@ pub fn run(config: Config) -> Result<u8> {
         session,
         ..
     } = config;
+    // A mask that we were started with would keep us from hearing of signals; no other thread runs yet.
+    SigSet::empty()
+        .thread_set_mask()
+        .context("cannot set the signal mask")?;
     let bound = Bound::new(&listen)?;
     let wrapped = wrap
         .map(|wrap| {
@@ -122,15 +131,16 @@ async fn conduct(
 ) -> Result<u8> {
     let mut program = pin!(or_never(program));
     let (mut service, mut program_gone) = (pin!(service), pin!(program_gone));
-    let mut end_signal = Signal::SIGTERM;
     let mut status = None;
     let mut finish_by = None;
+    // What ends the program, and when.
+    let mut end = (Signal::SIGTERM, None);
     let served = loop {
         tokio::select! {
             biased;
             request = signals.next() => match (request, &orders) {
                 (Request::Stop(signal), _) => {
-                    end_signal = signal;
+                    end = (signal, Some(Instant::now() + GOODBYE));
                     phase.send_replace(Phase::Stopping);
                 }
                 // With a full queue the supervisor is busy ending the program.
@@ -148,15 +158,25 @@ async fn conduct(
                 phase.send_replace(Phase::Stopping);
                 finish_by = None;
             }
-            served = &mut service => break served,
+            () = or_never(end.1.map(sleep_until)), if orders.is_some() => break None,
+            served = &mut service => break Some(served),
         }
     };
-    if let Some(orders) = orders
-        && orders.send(Order::End(end_signal)).await.is_ok()
-    {
-        program.await?;
-    }
-    served.map(|()| status.unwrap_or(0))
+    // Nobody takes the order only when there is no program.
+    let end_program = async {
+        match orders {
+            Some(orders) if orders.send(Order::End(end.0)).await.is_ok() => program.await,
+            _ => Ok(()),
+        }
+    };
+    let end_service = async {
+        match served {
+            Some(served) => served,
+            None => service.await,
+        }
+    };
+    let (ended, served) = tokio::join!(end_program, end_service);
+    ended.and(served).map(|()| status.unwrap_or(0))
 }
 
 /// The settings, in the lines that scripts wait for.

@@ -9,7 +9,6 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -23,6 +22,7 @@ use tokio::net::{TcpListener, UnixListener};
 
 use crate::addr::{HostPort, ListenAddr};
 use crate::stream::Stream;
+use crate::sys;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 1024;
@@ -161,7 +161,7 @@ fn listen_tcp(address: &HostPort, prefer_ipv6: bool) -> Result<Bound> {
     let candidates = resolve(address, prefer_ipv6)?;
     let mut failure = None;
     for candidate in candidates {
-        match bind_tcp(candidate, address.host.is_empty()) {
+        match bind_tcp(candidate) {
             Ok(socket) => {
                 let local = tcp_address(&socket)?
                     .context("the socket that was just bound has no address")?;
@@ -177,8 +177,14 @@ fn listen_tcp(address: &HostPort, prefer_ipv6: bool) -> Result<Bound> {
                     address: Address::Tcp(local),
                 });
             }
-            // The first one tells what the user should know; for the any address the second is a mere fallback.
-            Err(error) => failure = failure.or(Some(error)),
+            Err(error) => {
+                failure = failure.or(Some(error));
+                // The other family stands in for one that this machine lacks, and not for one that is in use.
+                let lacking = matches!(error, Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL);
+                if address.host.is_empty() && !lacking {
+                    break;
+                }
+            }
         }
     }
     let failure = failure.unwrap_or(Errno::EADDRNOTAVAIL);
@@ -208,8 +214,8 @@ fn resolve(address: &HostPort, prefer_ipv6: bool) -> Result<Vec<SocketAddr>> {
     Ok(found)
 }
 
-/// Binds and listens on one address, for both families if `dual_stack` and it is IPv6.
-fn bind_tcp(address: SocketAddr, dual_stack: bool) -> nix::Result<OwnedFd> {
+/// Binds and listens on one address; the any address of IPv6 takes IPv4 as well.
+fn bind_tcp(address: SocketAddr) -> nix::Result<OwnedFd> {
     let family = if address.is_ipv6() {
         AddressFamily::Inet6
     } else {
@@ -219,7 +225,11 @@ fn bind_tcp(address: SocketAddr, dual_stack: bool) -> nix::Result<OwnedFd> {
     let socket = socket::socket(family, SockType::Stream, flags, SockProtocol::Tcp)?;
     setsockopt(&socket, sockopt::ReuseAddr, &true)?;
     if address.is_ipv6() {
-        setsockopt(&socket, sockopt::Ipv6V6Only, &!dual_stack)?;
+        setsockopt(
+            &socket,
+            sockopt::Ipv6V6Only,
+            &!address.ip().is_unspecified(),
+        )?;
     }
     socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
     socket::listen(&socket, Backlog::new(BACKLOG)?)?;
@@ -240,45 +250,70 @@ fn tcp_address(socket: &OwnedFd) -> Result<Option<SocketAddr>> {
 }
 
 fn listen_unix(path: &Path, mode: u32) -> Result<Bound> {
-    let cannot = || format!("cannot listen on unix socket {}", path.display());
-    remove_stale(path).with_context(cannot)?;
-    let address = UnixAddr::new(path).with_context(cannot)?;
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let socket =
-        socket::socket(AddressFamily::Unix, SockType::Stream, flags, None).with_context(cannot)?;
+    let cannot = |error: Errno| {
+        anyhow!(
+            "cannot listen on unix socket {}: {}",
+            path.display(),
+            error.desc()
+        )
+    };
+    let failed = |error: io::Error| {
+        anyhow!(
+            "cannot listen on unix socket {}: {}",
+            path.display(),
+            sys::describe(&error)
+        )
+    };
+    let address = UnixAddr::new(path).map_err(cannot)?;
+    remove_stale(path, &address)?;
+    let socket = unix_socket().map_err(cannot)?;
     // No other thread runs yet, and at no moment is the file more open than it shall be.
     let before = umask(Mode::from_bits_truncate(!mode & 0o777));
     let bound = socket::bind(socket.as_raw_fd(), &address);
     umask(before);
-    bound.with_context(cannot)?;
-    let file = SocketFile::new(path).with_context(cannot)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).with_context(cannot)?;
-    socket::listen(&socket, Backlog::new(BACKLOG).with_context(cannot)?).with_context(cannot)?;
+    bound.map_err(cannot)?;
+    let file = SocketFile::new(path).map_err(failed)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed)?;
+    socket::listen(&socket, Backlog::new(BACKLOG).map_err(cannot)?).map_err(cannot)?;
+    let name = path.display().to_string();
     Ok(Bound {
         socket,
-        name: path.display().to_string(),
+        name,
         file: Some(file),
         address: Address::Unix(path.to_owned()),
     })
 }
 
+fn unix_socket() -> nix::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)
+}
+
 /// Removes a socket file that nobody listens on any more.
-fn remove_stale(path: &Path) -> Result<()> {
+fn remove_stale(path: &Path, address: &UnixAddr) -> Result<()> {
+    let refusal =
+        |reason: &str| anyhow!("cannot listen on unix socket {}: {reason}", path.display());
     let metadata = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        found => found?,
+        found => found.map_err(|error| refusal(&sys::describe(&error)))?,
     };
     if !metadata.file_type().is_socket() {
-        bail!(
+        bail!(refusal(
             "there is a file of that name which is not a socket; remove it or choose another name"
-        );
+        ));
     }
-    match StdUnixStream::connect(path) {
-        Ok(_) => bail!("another program listens there; stop it or choose another name"),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            Ok(fs::remove_file(path)?)
+    let attempt = unix_socket().and_then(|socket| socket::connect(socket.as_raw_fd(), address));
+    match attempt {
+        // With a full backlog it is "try again".
+        Ok(()) | Err(Errno::EAGAIN) => {
+            bail!(refusal(
+                "another program listens there; stop it or choose another name"
+            ))
         }
-        Err(error) => Err(error.into()),
+        Err(Errno::ECONNREFUSED) => {
+            fs::remove_file(path).map_err(|error| refusal(&sys::describe(&error)))
+        }
+        Err(error) => bail!(refusal(error.desc())),
     }
 }
 

@@ -2,11 +2,14 @@
 //!
 //! An event with a `peer` field is about a connection and starts with `PEER - - [DATE] `; every other one is bare text. Control
 //! characters are escaped here, for all lines, so nothing that came from the network can forge one. A line leaves in one
-//! write, and a stderr that is closed or full is no reason to stop.
+//! write, and a stderr that is closed or full is no reason to stop: lines that it does not take at once are lost, and counted.
 
 use std::fmt::{self, Write as _};
 use std::io::Write as _;
+use std::os::fd::AsFd;
+use std::sync::{Mutex, PoisonError};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::Layer;
@@ -14,6 +17,9 @@ use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::registry;
 
 use crate::sys;
+
+/// The longest line, in bytes.
+const MAX_LINE: usize = 3900;
 
 /// Sends the events of this crate to stderr from now on, `debug` ones only if `verbose`.
 pub fn init(verbose: bool) {
@@ -26,9 +32,53 @@ pub fn init(verbose: bool) {
     }));
 }
 
-/// Writes `text` to stderr as it is; nobody listening is not an error.
-pub(crate) fn write_raw(text: &str) {
-    _ = std::io::stderr().lock().write_all(text.as_bytes());
+/// What the writers to stderr have left behind.
+#[derive(Default)]
+struct State {
+    /// Lines that nobody took.
+    lost: usize,
+    /// Whether marks stand where the next line is to begin.
+    within_line: bool,
+}
+
+static STATE: Mutex<State> = Mutex::new(State {
+    lost: 0,
+    within_line: false,
+});
+
+/// Writes a mark for [`crate::config::SessionConfig::traffic`] to stderr.
+pub(crate) fn mark(mark: &str) {
+    let mut state = STATE.lock().unwrap_or_else(PoisonError::into_inner);
+    state.within_line |= write(mark);
+}
+
+/// Writes a line to stderr, at most [`MAX_LINE`] bytes of it.
+fn write_line(line: &mut String) {
+    let mut state = STATE.lock().unwrap_or_else(PoisonError::into_inner);
+    line.truncate(line.floor_char_boundary(MAX_LINE));
+    let lost = if state.lost > 0 {
+        format!("({} lines were lost, stderr was full)\n", state.lost)
+    } else {
+        String::new()
+    };
+    let start = if state.within_line { "\n" } else { "" };
+    if write(&format!("{start}{lost}{line}\n")) {
+        *state = State::default();
+    } else {
+        state.lost += 1;
+    }
+}
+
+/// Writes to stderr, unless that would block. Returns whether it did; a stderr that is closed counts as written to.
+fn write(text: &str) -> bool {
+    let stderr = std::io::stderr();
+    let mut poll = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+    // A pipe is ready when it has room for 4096 bytes, and no text is longer.
+    let ready = nix::poll::poll(&mut poll, PollTimeout::ZERO) != Ok(0);
+    if ready {
+        _ = stderr.lock().write_all(text.as_bytes());
+    }
+    ready
 }
 
 /// The layer behind [`init`].
@@ -52,8 +102,7 @@ impl<S: Subscriber> Layer<S> for Stderr {
             _ = write!(line, "{} - - [{date}] ", fields.peer);
         }
         escape_into(&mut line, &fields.message);
-        line.push('\n');
-        write_raw(&line);
+        write_line(&mut line);
     }
 }
 

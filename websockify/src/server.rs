@@ -4,18 +4,19 @@
 //! longer and longer instead of spinning.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
 use tokio::sync::{Notify, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::config::{Limits, SessionConfig};
 use crate::connection::{self, Handling};
 use crate::future::or_never;
 use crate::listener::{Listener, Peer};
+use crate::phase::Phase;
 use crate::stream::Stream;
 use crate::sys;
 use crate::target::Target;
@@ -24,17 +25,6 @@ use crate::target::Target;
 const STOP_LIMIT: Duration = Duration::from_millis(1000);
 /// The first pause when accepting fails, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
-
-/// How far the server is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Phase {
-    /// It takes connections.
-    Serving,
-    /// It takes no more, and lets sessions finish.
-    Finishing,
-    /// It closes all sessions.
-    Stopping,
-}
 
 /// Serves until `phase` or the limits end it. When it returns, every session has ended or had its time to.
 ///
@@ -47,13 +37,14 @@ pub(crate) async fn serve(
     limits: Limits,
     mut phase: watch::Receiver<Phase>,
 ) -> Result<()> {
-    let (stop, stopped) = watch::channel(false);
+    // What the sessions know: the phase that is asked for, or that the limits have led to.
+    let (told, known) = watch::channel(Phase::Serving);
     let handling = Arc::new(Handling {
         target,
         session,
-        stop: stopped,
+        phase: known,
     });
-    let connections = Arc::new(Connections::default());
+    let connections = Arc::new(Connections::new());
     let result = tokio::select! {
         biased;
         _ = phase.wait_for(|&phase| phase > Phase::Serving) => Ok(()),
@@ -62,6 +53,8 @@ pub(crate) async fn serve(
         error = accept_all(&listener, &handling, &connections, limits.run_once) => Err(error),
     };
     drop(listener);
+    // The receivers are the connections'.
+    told.send_replace(Phase::Finishing);
     if result.is_ok() {
         tokio::select! {
             biased;
@@ -69,9 +62,13 @@ pub(crate) async fn serve(
             () = connections.all_ended() => return Ok(()),
         }
     }
-    // The receivers are the sessions'.
-    _ = stop.send(true);
-    _ = timeout(STOP_LIMIT, connections.all_ended()).await;
+    told.send_replace(Phase::Stopping);
+    if timeout(STOP_LIMIT, connections.all_ended()).await.is_err() {
+        tracing::info!(
+            "{} connections are cut off",
+            connections.open.load(Ordering::Relaxed)
+        );
+    }
     result
 }
 
@@ -155,11 +152,13 @@ async fn expire(limits: Limits, connections: &Connections) {
 }
 
 /// How many connections there are and were.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Connections {
     open: AtomicUsize,
     total: AtomicUsize,
     none_open: Notify,
+    /// When the last of them ended that was open.
+    last_end: Mutex<Instant>,
     /// Whether the one session of `--run-once` has been given away.
     once: AtomicBool,
     once_taken: Notify,
@@ -169,6 +168,17 @@ struct Connections {
 struct Guard(Arc<Connections>);
 
 impl Connections {
+    fn new() -> Self {
+        Self {
+            open: AtomicUsize::new(0),
+            total: AtomicUsize::new(0),
+            none_open: Notify::new(),
+            last_end: Mutex::new(Instant::now()),
+            once: AtomicBool::new(false),
+            once_taken: Notify::new(),
+        }
+    }
+
     fn begin(self: &Arc<Self>) -> Guard {
         self.open.fetch_add(1, Ordering::Relaxed);
         self.total.fetch_add(1, Ordering::Relaxed);
@@ -202,14 +212,16 @@ impl Connections {
 
     /// Waits until no connection has been open for `limit`.
     async fn idle_for(&self, limit: Duration) {
+        let mut since = Instant::now();
         loop {
-            self.all_ended().await;
             let total = self.total.load(Ordering::Acquire);
-            sleep(limit).await;
+            sleep_until(since + limit).await;
             if self.open.load(Ordering::Acquire) == 0 && self.total.load(Ordering::Acquire) == total
             {
                 return;
             }
+            self.all_ended().await;
+            since = *self.last_end.lock().unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
@@ -217,6 +229,11 @@ impl Connections {
 impl Drop for Guard {
     fn drop(&mut self) {
         if self.0.open.fetch_sub(1, Ordering::AcqRel) == 1 {
+            *self
+                .0
+                .last_end
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = Instant::now();
             self.0.none_open.notify_waiters();
         }
     }
@@ -224,8 +241,6 @@ impl Drop for Guard {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::Instant;
-
     use super::*;
 
     #[test]
@@ -250,17 +265,19 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn idle_time_starts_again_with_every_connection() {
-        let connections = Arc::new(Connections::default());
+        let connections = Arc::new(Connections::new());
         let start = Instant::now();
         let limit = Duration::from_secs(5);
         let idle = connections.idle_for(limit);
         let visit = async {
-            sleep(Duration::from_secs(3)).await;
-            let guard = connections.begin();
-            sleep(Duration::from_secs(30)).await;
-            drop(guard);
+            for stay in [0, 1, 30] {
+                sleep(Duration::from_secs(3)).await;
+                let guard = connections.begin();
+                sleep(Duration::from_secs(stay)).await;
+                drop(guard);
+            }
         };
         tokio::join!(idle, visit);
-        assert_eq!(start.elapsed(), Duration::from_secs(38));
+        assert_eq!(start.elapsed(), Duration::from_secs(9 + 31 + 5));
     }
 }

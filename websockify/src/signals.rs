@@ -7,8 +7,8 @@ use std::task::Poll;
 use nix::sys::signal::Signal;
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 
-use crate::sys;
 use crate::wrap::Order;
+use crate::{sys, terminal};
 
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug)]
@@ -50,7 +50,7 @@ impl Signals {
         Ok(Self {
             streams,
             wrapped,
-            on_terminal: sys::terminal_is_alive(),
+            on_terminal: terminal::is_alive(),
         })
     }
 
@@ -60,7 +60,7 @@ impl Signals {
         match signal {
             // Daemons take it as a request to reload. For us it is the end if nobody is wrapped, or when it came because the
             // terminal that we were started on is gone.
-            Signal::SIGHUP if self.wrapped && (!self.on_terminal || sys::terminal_is_alive()) => {
+            Signal::SIGHUP if self.wrapped && (!self.on_terminal || terminal::is_alive()) => {
                 Request::Program(Order::Forward(signal))
             }
             Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT | Signal::SIGHUP => {

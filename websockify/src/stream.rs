@@ -69,7 +69,8 @@ impl Stream {
         }
     }
 
-    /// Runs `operation`, which reads from the socket, when there is something to read; again when it says `WouldBlock`.
+    /// Runs `operation`, which reads from the socket, when there is something to read; again when it says
+    /// `WouldBlock`; then it waits for something new, so `operation` must not say so of what it will be asked for later.
     pub(crate) async fn when_readable<T>(
         &self,
         operation: impl FnMut() -> io::Result<T>,

@@ -102,11 +102,6 @@ pub(crate) fn tune_tcp(socket: BorrowedFd<'_>) {
     );
 }
 
-/// Whether standard input is our terminal, and one that has not been hung up.
-pub(crate) fn terminal_is_alive() -> bool {
-    nix::unistd::tcgetpgrp(io::stdin()).is_ok()
-}
-
 /// Whether this process was started with `signal` ignored, as under `nohup`.
 pub(crate) fn is_ignored(signal: Signal) -> bool {
     let mut action = MaybeUninit::<libc::sigaction>::zeroed();

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,6 +20,13 @@ use crate::wrap::Status;
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// How soon a full backlog of a unix socket is tried again.
 const BACKLOG_PAUSE: Duration = Duration::from_millis(10);
+
+/// The pauses when the wrapped program listens and refuses all the same: they double from the first to the second.
+const REFUSED_PAUSES: (Duration, Duration) =
+    (Duration::from_millis(10), Duration::from_millis(500));
+
+/// How soon a program that serves one client at a time turns the others away.
+const TURN_AWAY_LIMIT: Duration = Duration::from_millis(500);
 
 /// What a client is connected to.
 #[derive(Clone, Debug)]
@@ -59,7 +67,7 @@ impl fmt::Display for ConnectError {
             Self::Resolve(error) => {
                 write!(f, "cannot resolve the host name: {}", sys::describe(error))
             }
-            Self::Connect(address, error) => write!(f, "{address}: {}", sys::describe(error)),
+            Self::Connect(address, error) => write!(f, "{} ({address})", sys::describe(error)),
             Self::Unix(error) => f.write_str(&sys::describe(error)),
             Self::TimedOut => write!(f, "no answer within {} s", CONNECT_LIMIT.as_secs()),
             Self::NotListening(limit) => {
@@ -115,15 +123,15 @@ impl Target {
         }
     }
 
-    /// Connects, trying every address and waiting for a wrapped program that is still starting.
-    pub(crate) async fn connect(&self) -> Result<Stream, ConnectError> {
+    /// Connects for this client, trying every address and waiting for a wrapped program that is still starting.
+    pub(crate) async fn connect(&self, client: &Stream) -> Result<Stream, ConnectError> {
         match self {
             Self::Tcp {
                 address,
                 prefer_ipv6,
             } => connect_tcp(address, *prefer_ipv6).await,
             Self::Unix(path) => connect_unix(path).await.map_err(ConnectError::Unix),
-            Self::Wrapped(status) => connect_wrapped(status).await,
+            Self::Wrapped(status) => connect_wrapped(status, client).await,
         }
     }
 }
@@ -192,32 +200,60 @@ async fn connect_unix(path: &Path) -> io::Result<Stream> {
 }
 
 /// Connects to the wrapped program as soon as it listens. It is never probed: the first connection that it sees is a client's.
-async fn connect_wrapped(status: &Status) -> Result<Stream, ConnectError> {
+async fn connect_wrapped(status: &Status, client: &Stream) -> Result<Stream, ConnectError> {
     let deadline = Instant::now() + status.timeout();
+    let mut pause = Duration::ZERO;
     loop {
         let error = match status.unix_socket() {
-            Some(path) => match connect_unix(path).await {
-                Ok(stream) => return Ok(status.served(stream)),
-                Err(error) => ConnectError::Unix(error),
-            },
-            None => match connect_any(&status.addresses(), Instant::now() + CONNECT_LIMIT).await {
-                Ok(stream) => return Ok(status.served(stream)),
-                Err(error) => error,
-            },
+            Some(path) => connect_unix(path).await.map_err(ConnectError::Unix),
+            None => connect_any(&status.addresses(), Instant::now() + CONNECT_LIMIT).await,
         };
-        let (ConnectError::Connect(_, reason) | ConnectError::Unix(reason)) = &error else {
-            return Err(error);
+        let error = match error {
+            Ok(stream) => {
+                if !is_turned_away(&stream, client).await {
+                    status.note_service();
+                    return Ok(stream);
+                }
+                None
+            }
+            Err(error) => Some(error),
         };
-        if !matches!(
-            reason.kind(),
-            io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound
-        ) {
-            return Err(error);
+        if let Some(error) = error {
+            let (ConnectError::Connect(_, reason) | ConnectError::Unix(reason)) = &error else {
+                return Err(error);
+            };
+            if !matches!(
+                reason.kind(),
+                io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound
+            ) {
+                return Err(error);
+            }
         }
-        match timeout_at(deadline, status.listens_again()).await {
-            Ok(true) => {}
-            Ok(false) => return Err(ConnectError::Gone),
-            Err(_) => return Err(ConnectError::NotListening(status.timeout())),
+        let not_listening = |_| ConnectError::NotListening(status.timeout());
+        // What listens, and still refuses, is not asked again and again at full speed.
+        timeout_at(deadline, sleep(pause))
+            .await
+            .map_err(not_listening)?;
+        pause = (pause * 2).clamp(REFUSED_PAUSES.0, REFUSED_PAUSES.1);
+        if !timeout_at(deadline, status.listens_again())
+            .await
+            .map_err(not_listening)?
+        {
+            return Err(ConnectError::Gone);
         }
+    }
+}
+
+/// Whether a program that serves one client at a time has closed its listening socket over this one, which the kernel had
+/// connected already: that is a reset before anything was said by either side.
+async fn is_turned_away(stream: &Stream, client: &Stream) -> bool {
+    let first_byte = |stream: &Stream| sys::peek(stream.as_fd(), &mut [0]);
+    tokio::select! {
+        biased;
+        first = stream.when_readable(|| first_byte(stream)) => {
+            first.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionReset)
+        }
+        _ = client.when_readable(|| first_byte(client)) => false,
+        () = sleep(TURN_AWAY_LIMIT) => false,
     }
 }

@@ -234,6 +234,58 @@ fn a_client_that_ignores_our_close_is_cut_off_within_ten_seconds() {
 }
 
 #[test]
+fn a_client_that_floods_still_gets_what_its_target_sends_and_a_close() {
+    let target = Target::new();
+    let server = Server::to(target.address());
+    let mut flooder = Client::connect(server.address());
+    let mut peer = target.accept();
+    let mut reader = Client::from_stream(flooder.stream().try_clone().unwrap());
+    let mut sink = peer.try_clone().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let flood = frame(0x82, b"x").repeat(10_000);
+            while flooder.try_send(&flood).is_ok() {}
+        });
+        scope.spawn(move || while sink.read(&mut [0; 1 << 16]).is_ok_and(|length| length > 0) {});
+        for _ in 0..200 {
+            peer.write_all(b"tick").unwrap();
+            assert_eq!(reader.read_binary(4), b"tick");
+        }
+        server.signal(nix::sys::signal::Signal::SIGTERM);
+        assert_eq!(reader.read_to_close().1, Some(1001));
+    });
+}
+
+#[test]
+fn a_target_that_pauses_longer_than_any_drain_still_gets_everything() {
+    let target = Target::new();
+    let server = Server::to(target.address());
+    let mut client = Client::connect(server.address());
+    let mut peer = target.accept();
+    nix::sys::socket::setsockopt(&peer, nix::sys::socket::sockopt::RcvBuf, &4096).unwrap();
+    let sent = pattern(300_000);
+    client.send_binary(&sent);
+    client.send_close(1000);
+    client.read_to_close();
+    client.expect_end();
+    // Counted from the close the bridge would have given up by then, and the answers would reset the connection.
+    let pause = Instant::now();
+    wait_until("four seconds", || {
+        (pause.elapsed().as_secs() >= 4).then_some(())
+    });
+    let mut arrived = Vec::new();
+    let mut part = [0; 10_000];
+    loop {
+        match peer.read(&mut part).unwrap() {
+            0 => break,
+            length => arrived.extend_from_slice(&part[..length]),
+        }
+        peer.write_all(b"ok").unwrap();
+    }
+    assert!(arrived == sent, "{} bytes", arrived.len());
+}
+
+#[test]
 fn a_violation_while_the_target_is_sending_is_still_told() {
     let target = Target::new();
     let server = Server::to(target.address());

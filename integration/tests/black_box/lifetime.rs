@@ -160,6 +160,25 @@ fn an_idle_timeout_counts_from_the_last_connection() {
 }
 
 #[test]
+fn a_full_stderr_keeps_nobody_waiting() {
+    let target = Target::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    // A pipe that stays open and of which nobody reads; 300 connections write more than it holds.
+    let script = "mkfifo \"$1\"; exec 3<>\"$1\" 2>&3; rm \"$1\"; program=$2; shift 2; exec \"$program\" \"$@\"";
+    let directory = tempfile::tempdir().unwrap();
+    let pipe = directory.path().join("pipe");
+    let launcher = ["sh", "-c", script, "sh", pipe.to_str().unwrap()];
+    let mut server = Server::through(&launcher, listener, &[&target.address().to_string()]);
+    for _ in 0..300 {
+        let mut client = Client::connect(server.address());
+        client.send_close(1000);
+        assert_eq!(client.read_frame().close().0, Some(1000));
+    }
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
 fn a_closed_stderr_hurts_nobody() {
     let target = Target::new();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -89,32 +89,58 @@ fn bytes_behind_the_request_belong_to_the_session() {
 }
 
 #[test]
-fn an_upgrade_may_follow_other_requests_on_its_connection() {
+fn a_refusal_closes_the_connection_and_is_read_also_by_a_client_that_has_ended() {
     let target = Target::new();
     let server = Server::to(target.address());
-    let mut client = Client::raw(server.address());
-    client.send(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\nGET /b HTTP/1.1\r\nHost: x\r\n\r\n");
-    for _ in 0..2 {
+    for _ in 0..20 {
+        let mut client = Client::raw(server.address());
+        client.send(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n");
+        client.stream().shutdown(std::net::Shutdown::Write).unwrap();
         client.read_head();
         assert!(
             client.response.starts_with("HTTP/1.1 405 "),
             "{}",
             client.response
         );
-        let length = client.header("Content-Length").unwrap().parse().unwrap();
-        client.stream().read_exact(&mut vec![0; length]).unwrap();
+        assert_eq!(client.header("Connection"), Some("close"));
+        client.read_rest();
     }
-    client.send(&Handshake::default().bytes());
-    client.read_head();
-    assert!(
-        client.response.starts_with("HTTP/1.1 101 "),
-        "{}",
-        client.response
+}
+
+#[test]
+fn header_names_have_the_case_that_old_clients_compare() {
+    let target = Target::new();
+    let server = Server::to(target.address());
+    let offer = Handshake::default().with("sec-websocket-protocol: binary");
+    let response = Client::with(server.address(), &offer).response;
+    for name in [
+        "\r\nServer: WebSockify/",
+        "\r\nSec-WebSocket-Accept: ",
+        "\r\nSec-WebSocket-Protocol: binary\r\n",
+    ] {
+        assert!(response.contains(name), "{name:?} in {response}");
+    }
+}
+
+#[test]
+fn an_upgrade_with_a_body_is_refused() {
+    let target = Target::new();
+    let server = Server::to(target.address());
+    for header in ["Content-Length: 5", "Transfer-Encoding: chunked"] {
+        assert_eq!(
+            status(&server, &Handshake::default().with(header)).0,
+            "400",
+            "{header}"
+        );
+    }
+    assert_eq!(
+        status(
+            &server,
+            &Handshake::default().request_line("GET / HTTP/1.0")
+        )
+        .0,
+        "101"
     );
-    client.send_binary(b"data");
-    let mut arrived = [0; 4];
-    target.accept().read_exact(&mut arrived).unwrap();
-    assert_eq!(&arrived, b"data");
 }
 
 #[test]

@@ -276,7 +276,7 @@ fn a_program_that_preloading_does_not_reach_is_refused_with_the_reason() {
             &["env", "A=1", program.to_str().unwrap()],
             "it is statically linked",
         ),
-        (&["env", "-i", "sh"], "empty the environment"),
+        (&["env", "-i", "sh"], "clear the environment"),
     ] {
         let output = run_to_end(&[&["127.0.0.1:0", "--"], command].concat());
         let stderr = String::from_utf8(output.stderr).unwrap();
@@ -318,13 +318,11 @@ fn no_zombies_of(server: &Server) -> bool {
 #[test]
 fn respawn_pauses_longer_and_longer_for_a_program_that_fails() {
     let mut server = wrap_script(&["--wrap-mode=respawn"], "exit_with", "3");
-    for _ in 0..2 {
+    for pause in ["1 s", "2 s"] {
         server.wait_for_line("Starting '");
         server.wait_for_line("exited with status 3");
+        server.wait_for_line(&format!("starting it again in {pause}"));
     }
-    server.wait_for_line("starting it again in 1 s");
-    server.wait_for_line("exited with status 3");
-    server.wait_for_line("starting it again in 2 s");
     let start = Instant::now();
     server.signal(Signal::SIGTERM);
     assert_eq!(server.wait().code(), Some(0));
@@ -441,9 +439,10 @@ fn signals_reach_the_program() {
 fn the_program_inherits_nothing_of_ours() {
     let mut server = wrap_script(&[], "inside", "PORT");
     let files = server.wait_for_line("files ");
-    // Standard streams only; standard input, which was the listening socket, is /dev/null.
+    // Nothing of ours; standard input, which was the listening socket, is /dev/null.
+    assert!(files.contains("0: '/dev/null'"), "{files}");
     assert!(
-        files.contains("0: '/dev/null'") && !files.contains("socket:") && !files.contains("3:"),
+        !files.contains("socket:") && !files.contains("anon_inode:"),
         "{files}"
     );
     let masks = server.wait_for_line("masks ");
@@ -524,6 +523,70 @@ fn a_ready_file_that_cannot_be_written_is_an_error_at_once() {
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("/no/such/directory/file"), "{stderr}");
+}
+
+#[test]
+fn clients_that_wait_together_for_a_program_of_one_client_all_get_their_turn() {
+    let server = wrap_script(&["--wrap-mode=respawn"], "one_shot", "PORT");
+    let clients: Vec<_> = (0..4).map(|_| Client::connect(server.address())).collect();
+    std::thread::scope(|scope| {
+        for mut client in clients {
+            scope.spawn(move || {
+                assert_eq!(client.read_binary(9), b"one shot\n");
+                client.send_close(1000);
+                client.read_to_close();
+            });
+        }
+    });
+}
+
+#[test]
+fn a_client_that_left_while_it_waited_is_not_served() {
+    let mut server = wrap_script(&["--wrap-mode=exit"], "late_one_shot", "PORT");
+    drop(Client::connect(server.address()));
+    let mut closing = Client::connect(server.address());
+    closing.send_close(1001);
+    assert_eq!(closing.read_frame().close().0, Some(1001));
+    server.wait_for_line("Client left before it was connected");
+    server.wait_for_line("Client left before it was connected");
+    assert_eq!(round_trip(server.address()), "one shot");
+}
+
+#[test]
+fn a_daemon_that_forks_after_it_listens_is_followed_and_its_status_is_ours() {
+    for _ in 0..5 {
+        let mut server = wrap_script(&[], "fork_late", "PORT");
+        round_trip(server.address());
+        let (_client, _) = greeting(server.address());
+        assert_eq!(server.wait().code(), Some(9));
+    }
+}
+
+#[test]
+fn a_death_by_a_real_time_signal_is_noticed() {
+    let mut server = wrap_script(&[], "echo", "PORT");
+    let pid = round_trip(server.address());
+    let killed = std::process::Command::new("kill")
+        .args(["-40", &pid])
+        .status()
+        .unwrap();
+    assert!(killed.success());
+    assert_eq!(server.wait().code(), Some(128 + 40));
+}
+
+#[test]
+fn children_that_were_there_before_are_left_alone() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mark = format!("86400.{}", listener.local_addr().unwrap().port());
+    let script = format!("sleep {mark} & exec \"$0\" \"$@\"");
+    let mut server = Server::through(&["sh", "-c", &script], listener, &["--", "sleep", "86400"]);
+    server.wait_for_line("Starting 'sleep 86400'");
+    let stranger = wait_until("the stranger", || {
+        processes_with(&format!("sleep {mark}")).first().copied()
+    });
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait().code(), Some(0));
+    kill(stranger, Signal::SIGKILL).expect("it is still there");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::timeout;
 
 use super::shared::Shared;
-use super::{CLOSE_LIMIT, Cause, EOF_LIMIT, buffer, drain, while_taking, write_all};
+use super::{CLOSE_LIMIT, Cause, EOF_LIMIT, STALL_LIMIT, buffer, drain, while_taking, write_all};
 use crate::log;
 use crate::stream::{ReadHalf, WriteHalf};
 use crate::websocket::frame::{self, HEADER_ROOM};
@@ -61,7 +61,9 @@ impl<'a> Down<'a> {
         let target_finished = self.carry().await;
         if !self.shared.client_is_lost() && self.say_goodbye().await.is_ok() {
             let client = self.client.as_fd().as_raw_fd();
-            let answer = while_taking(client, CLOSE_LIMIT, self.shared.up_ended()).await;
+            let stall_limit = self.shared.patience().unwrap_or(STALL_LIMIT);
+            let answer =
+                while_taking(client, CLOSE_LIMIT, stall_limit, self.shared.up_ended()).await;
             if answer.is_none() {
                 self.shared.cut_up().await;
             }
@@ -138,20 +140,18 @@ impl<'a> Down<'a> {
                 Encoding::Base64 => HEADER_ROOM + buffer::PAYLOAD / 3 * 2,
             };
             let mut read = ReadBuf::new(&mut buffer[start..]);
-            match ready!(Pin::new(&mut self.target).poll_read(cx, &mut read)) {
-                Err(_) => {
-                    return Poll::Ready(Turn::TargetFinished(
-                        Cause::TargetFailed,
-                        Close::TARGET_FAILED,
-                    ));
-                }
-                Ok(()) if read.filled().is_empty() => {
-                    return Poll::Ready(Turn::TargetFinished(
-                        Cause::TargetClosed,
-                        Close::TARGET_CLOSED,
-                    ));
-                }
-                Ok(()) => {}
+            let result = ready!(Pin::new(&mut self.target).poll_read(cx, &mut read));
+            if result.is_err() || (read.filled().is_empty() && self.shared.target_was_reset()) {
+                return Poll::Ready(Turn::TargetFinished(
+                    Cause::TargetFailed,
+                    Close::TARGET_FAILED,
+                ));
+            }
+            if read.filled().is_empty() {
+                return Poll::Ready(Turn::TargetFinished(
+                    Cause::TargetClosed,
+                    Close::TARGET_CLOSED,
+                ));
             }
             let length = read.filled().len();
             let frame = self.frame(buffer, start, length);
@@ -180,14 +180,17 @@ impl<'a> Down<'a> {
         let mut rest = frame;
         while !rest.is_empty() {
             match Pin::new(&mut self.client).poll_write(cx, rest) {
-                Poll::Ready(Ok(written)) => rest = &rest[written..],
+                Poll::Ready(Ok(written)) => {
+                    self.shared.note_written(written);
+                    rest = &rest[written..];
+                }
                 Poll::Ready(Err(_)) => return Turn::ClientLost,
                 Poll::Pending => break,
             }
         }
         self.shared.note_down(length);
         if self.traffic {
-            log::write_raw(if rest.is_empty() { "{<" } else { "{<." });
+            log::mark(if rest.is_empty() { "{<" } else { "{<." });
         }
         Turn::Moved(rest.to_vec())
     }
@@ -207,10 +210,10 @@ impl<'a> Down<'a> {
         let written = tokio::select! {
             biased;
             () = lost => Err(io::ErrorKind::ConnectionAborted.into()),
-            written = write_all(&mut self.client, rest, || self.shared.is_ending()) => written,
+            written = write_all(&mut self.client, rest, || self.shared.patience(), |written| self.shared.note_written(written)) => written,
         };
         match &written {
-            Ok(()) if self.traffic => log::write_raw("<"),
+            Ok(()) if self.traffic => log::mark("<"),
             Ok(()) => {}
             Err(_) => self.shared.lose_client(Cause::ClientLost),
         }

@@ -25,14 +25,15 @@ use std::pin::{Pin, pin};
 use std::task::{Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use crate::config::SessionConfig;
+use crate::phase::Phase;
 use crate::stream::{ReadHalf, Stream, WriteHalf};
 use crate::sys;
-use crate::websocket::frame::Decoder;
+use crate::websocket::frame::{Decoder, End, append_close};
 use crate::websocket::{Close, Encoding};
 
 use shared::Shared;
@@ -47,7 +48,7 @@ const EOF_LIMIT: Duration = Duration::from_secs(5);
 const STALL_LIMIT: Duration = Duration::from_secs(30);
 
 /// How often it is looked whether a peer takes anything.
-const TAKING_INTERVAL: Duration = Duration::from_millis(250);
+const STALL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// What there is to know of a session that has ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -112,15 +113,15 @@ impl fmt::Display for Cause {
     }
 }
 
-/// Carries both directions to their ends. `early` is what the client sent right behind its request; `stop` turns true when the
-/// bridge is to end.
+/// Carries both directions to their ends. `early` is what the client sent right behind its request; `phase` tells
+/// when the bridge is to end.
 pub(crate) async fn run(
     client: &mut Stream,
     target: &mut Stream,
     early: &[u8],
     encoding: Encoding,
     config: SessionConfig,
-    stop: watch::Receiver<bool>,
+    phase: watch::Receiver<Phase>,
 ) -> Summary {
     let shared = Shared::default();
     let client_fd = client.as_fd().as_raw_fd();
@@ -139,7 +140,7 @@ pub(crate) async fn run(
     };
     let watch = async {
         tokio::join!(
-            stopped(&shared, stop),
+            stopped(&shared, phase),
             heartbeat(&shared, config.heartbeat, client_fd)
         );
     };
@@ -154,16 +155,49 @@ pub(crate) async fn run(
 /// Writes `last_words` and ends a connection of which nothing more is wanted, so that the client gets to read them.
 pub(crate) async fn farewell(client: &mut Stream, last_words: &[u8]) {
     let (mut read, mut write) = client.split();
-    if write_all(&mut write, last_words, || true).await.is_ok() {
+    if write_all(&mut write, last_words, || Some(CLOSE_LIMIT), |_| {})
+        .await
+        .is_ok()
+    {
         write.finish();
-        drain(&mut read, ready(())).await;
+        drain(&mut read, ready(CLOSE_LIMIT)).await;
+    }
+}
+
+/// Answers the close frame of a client that has sent nothing else; `early` is the part of it that has been read.
+pub(crate) async fn answer_close(client: &mut Stream, early: &[u8], encoding: Encoding) {
+    let mut decoder = Decoder::new(encoding);
+    let mut part = early.to_vec();
+    let reading = async {
+        loop {
+            let end = decoder.decode(&mut part, |_| {}).end;
+            if let Some(End::Closed(close) | End::Violation(close)) = end {
+                return Some(close);
+            }
+            part.resize(64, 0);
+            let length = client
+                .read(&mut part)
+                .await
+                .ok()
+                .filter(|&length| length > 0)?;
+            part.truncate(length);
+        }
+    };
+    if let Ok(Some(close)) = timeout(CLOSE_LIMIT, reading).await {
+        let mut frame = Vec::new();
+        append_close(close, &mut frame);
+        farewell(client, &frame).await;
     }
 }
 
 /// Hands the stop on to the session.
-async fn stopped(shared: &Shared, mut stop: watch::Receiver<bool>) {
+async fn stopped(shared: &Shared, mut phase: watch::Receiver<Phase>) {
     // Without a sender nobody can stop us.
-    if stop.wait_for(|&stop| stop).await.is_ok() {
+    if phase
+        .wait_for(|&phase| phase == Phase::Stopping)
+        .await
+        .is_ok()
+    {
         shared.end(Cause::Stopped, Some(Close::GOING_AWAY));
     }
     pending::<()>().await;
@@ -177,13 +211,18 @@ async fn heartbeat(shared: &Shared, interval: Option<Duration>, client: RawFd) {
     let mut ticks = tokio::time::interval_at(Instant::now() + interval, interval);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut unanswered = 0;
-    let mut unsent = 0;
+    let mut taken = 0;
     loop {
         ticks.tick().await;
-        // While the target takes nothing we read nothing, and a pong may wait behind that. And a client that still takes
-        // data has not come to the ping yet.
-        let before = std::mem::replace(&mut unsent, sys::unsent_bytes(client));
-        if shared.take_sign_of_life() || unsent < before {
+        if shared.is_ending() {
+            // A client that has said its last word answers nothing more.
+            return pending().await;
+        }
+        // While the target takes nothing we read nothing, and a pong may wait behind that. And a client that is still busy
+        // taking data has not come to the ping yet.
+        let unsent = sys::unsent_bytes(client);
+        let before = std::mem::replace(&mut taken, shared.written().saturating_sub(unsent as u64));
+        if shared.take_sign_of_life() || (unsent > 0 && taken > before) {
             unanswered = 0;
         }
         if unanswered == 2 {
@@ -195,20 +234,28 @@ async fn heartbeat(shared: &Shared, interval: Option<Duration>, client: RawFd) {
     }
 }
 
-/// Writes all of `data`. A peer that takes nothing for [`STALL_LIMIT`] is given up if `ending` says so by then; before the end
-/// of a session a stalled peer stalls the other one and nothing else.
+/// Writes all of `data`, and tells `progress` of every part. A peer that takes nothing for as long as `patience` says by then is
+/// given up; `None` is for ever, since before the end of a session a stalled peer stalls the other one and nothing else.
 async fn write_all(
     half: &mut WriteHalf<'_>,
     mut data: &[u8],
-    ending: impl Fn() -> bool,
+    patience: impl Fn() -> Option<Duration>,
+    progress: impl Fn(usize),
 ) -> io::Result<()> {
+    let mut since = Instant::now();
     while !data.is_empty() {
         let write = poll_fn(|cx| Pin::new(&mut *half).poll_write(cx, data));
-        match timeout(STALL_LIMIT, write).await {
+        match timeout(STALL_INTERVAL, write).await {
             Ok(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(Ok(written)) => data = &data[written..],
+            Ok(Ok(written)) => {
+                progress(written);
+                data = &data[written..];
+                since = Instant::now();
+            }
             Ok(Err(error)) => return Err(error),
-            Err(_) if ending() => return Err(io::ErrorKind::TimedOut.into()),
+            Err(_) if patience().is_some_and(|limit| since.elapsed() >= limit) => {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
             Err(_) => {}
         }
     }
@@ -217,7 +264,7 @@ async fn write_all(
 
 /// Reads and throws away what still comes: until the end of the data, or for a bounded time after `finished`, when the peer
 /// has got the end of ours.
-async fn drain(half: &mut ReadHalf<'_>, finished: impl Future<Output = ()>) {
+async fn drain(half: &mut ReadHalf<'_>, finished: impl Future<Output = Duration>) {
     let socket = half.as_fd().as_raw_fd();
     let mut to_the_end = pin!(poll_fn(|cx| {
         buffer::with(|buffer| {
@@ -233,25 +280,33 @@ async fn drain(half: &mut ReadHalf<'_>, finished: impl Future<Output = ()>) {
     tokio::select! {
         biased;
         () = &mut to_the_end => {}
-        () = finished => {
-            _ = while_taking(socket, DRAIN_LIMIT, to_the_end).await;
+        stall_limit = finished => {
+            _ = while_taking(socket, DRAIN_LIMIT, stall_limit, to_the_end).await;
         }
     }
 }
 
-/// Waits for `done`, but no longer than `limit` without the peer of `socket` taking any of what was written to it.
-async fn while_taking<F: Future>(socket: RawFd, limit: Duration, done: F) -> Option<F::Output> {
+/// Waits for `done`: no longer than `limit` once the peer of `socket` has taken all that was written to it, and no longer than
+/// `stall_limit` while it takes nothing.
+async fn while_taking<F: Future>(
+    socket: RawFd,
+    limit: Duration,
+    stall_limit: Duration,
+    done: F,
+) -> Option<F::Output> {
     let mut done = pin!(done);
     let mut unsent = sys::unsent_bytes(socket);
-    let mut deadline = Instant::now() + limit;
-    while Instant::now() < deadline {
-        if let Ok(output) = timeout(TAKING_INTERVAL, &mut done).await {
+    let mut since = Instant::now();
+    loop {
+        if let Ok(output) = timeout(STALL_INTERVAL, &mut done).await {
             return Some(output);
         }
         let before = std::mem::replace(&mut unsent, sys::unsent_bytes(socket));
         if unsent < before {
-            deadline = Instant::now() + limit;
+            since = Instant::now();
+        }
+        if since.elapsed() >= if unsent == 0 { limit } else { stall_limit } {
+            return None;
         }
     }
-    None
 }

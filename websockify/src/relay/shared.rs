@@ -6,10 +6,11 @@
 use std::future::poll_fn;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
+use std::time::Duration;
 
 use tokio_tungstenite::tungstenite::protocol::frame::coding::Control as ControlCode;
 
-use super::{Cause, Summary};
+use super::{CLOSE_LIMIT, Cause, STALL_LIMIT, Summary};
 use crate::websocket::Close;
 use crate::websocket::frame;
 
@@ -44,8 +45,12 @@ struct State {
     /// The client was heard since this was last asked, or we do not listen to it because the target is stalled.
     sign_of_life: bool,
     stalled: bool,
+    /// A write to the target was answered with a reset.
+    target_reset: bool,
     up_bytes: u64,
     down_bytes: u64,
+    /// Bytes written to the client's socket, frame headers included.
+    written: u64,
 }
 
 /// How a session ends.
@@ -75,6 +80,19 @@ impl Shared {
     pub(super) fn is_ending(&self) -> bool {
         let state = self.state();
         state.ending.is_some() || state.client_finished
+    }
+
+    /// How long a peer may take nothing before it is given up: for ever unless the session ends.
+    pub(super) fn patience(&self) -> Option<Duration> {
+        let state = self.state();
+        match state.ending {
+            Some(Ending {
+                cause: Cause::ClientViolation,
+                ..
+            }) => Some(CLOSE_LIMIT),
+            Some(_) => Some(STALL_LIMIT),
+            None => state.client_finished.then_some(STALL_LIMIT),
+        }
     }
 
     /// The client's connection broke: it gets nothing more.
@@ -134,6 +152,26 @@ impl Shared {
         state.sign_of_life = true;
     }
 
+    /// Notes that `bytes` were written to the client's socket.
+    pub(super) fn note_written(&self, bytes: usize) {
+        self.state().written += bytes as u64;
+    }
+
+    /// Bytes written to the client's socket so far.
+    pub(super) fn written(&self) -> u64 {
+        self.state().written
+    }
+
+    /// Notes that the target's connection was reset, which may be told to the first who writes or reads only.
+    pub(super) fn note_target_reset(&self) {
+        self.state().target_reset = true;
+    }
+
+    /// Whether [`Shared::note_target_reset`] was called.
+    pub(super) fn target_was_reset(&self) -> bool {
+        self.state().target_reset
+    }
+
     /// Notes that the client got `payload` bytes.
     pub(super) fn note_down(&self, payload: usize) {
         self.state().down_bytes += payload as u64;
@@ -178,9 +216,10 @@ impl Shared {
         self.state().up_finished = true;
     }
 
-    /// Waits for [`Shared::finish_up`].
-    pub(super) async fn up_finished(&self) {
+    /// Waits for [`Shared::finish_up`]. Returns how long the target may take nothing then.
+    pub(super) async fn up_finished(&self) -> Duration {
         self.wait_for(|state| state.up_finished).await;
+        STALL_LIMIT
     }
 
     /// The client has got everything and the end of our side, or is lost.
@@ -189,9 +228,10 @@ impl Shared {
         tokio::task::yield_now().await;
     }
 
-    /// Waits for [`Shared::finish_down`].
-    pub(super) async fn down_finished(&self) {
+    /// Waits for [`Shared::finish_down`]. Returns how long the client may take nothing then.
+    pub(super) async fn down_finished(&self) -> Duration {
         self.wait_for(|state| state.down_finished).await;
+        self.patience().unwrap_or(STALL_LIMIT)
     }
 
     async fn wait_for(&self, condition: impl Fn(&State) -> bool) {

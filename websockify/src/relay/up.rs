@@ -1,18 +1,23 @@
 //! From the client to the target: frames come in, payload goes out.
 
 use std::future::poll_fn;
+use std::io;
 use std::os::fd::AsFd;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::shared::Shared;
-use super::{Cause, buffer, drain, write_all};
+use super::{Cause, STALL_LIMIT, buffer, drain, write_all};
 use crate::log;
 use crate::stream::{ReadHalf, WriteHalf};
 use crate::sys;
 use crate::websocket::frame::{Decoder, End};
+
+/// How often a client that always has something is read from before the other direction has its turn: without that, it would use
+/// up what the runtime grants a task at once, and the other direction would never get any.
+const TURNS_IN_A_ROW: usize = 8;
 
 /// The direction from the client to the target.
 pub(super) struct Up<'a> {
@@ -23,6 +28,8 @@ pub(super) struct Up<'a> {
     traffic: bool,
     /// The target takes nothing more; the client's frames are still followed, for its close frame.
     target_is_deaf: bool,
+    /// How often the client had something at once.
+    turns_in_a_row: usize,
 }
 
 /// What one turn came to.
@@ -50,6 +57,7 @@ impl<'a> Up<'a> {
             shared,
             traffic,
             target_is_deaf: false,
+            turns_in_a_row: 0,
         }
     }
 
@@ -86,6 +94,10 @@ impl<'a> Up<'a> {
                 Turn::Finished => return self.shared.finish_client(),
                 Turn::Cut => return,
             }
+            if self.turns_in_a_row == TURNS_IN_A_ROW {
+                self.turns_in_a_row = 0;
+                tokio::task::yield_now().await;
+            }
             turn = poll_fn(|cx| self.poll_turn(cx)).await;
         }
     }
@@ -97,7 +109,12 @@ impl<'a> Up<'a> {
         }
         buffer::with(|buffer| {
             let mut read = ReadBuf::new(buffer);
-            if ready!(Pin::new(&mut self.client).poll_read(cx, &mut read)).is_err() {
+            let Poll::Ready(result) = Pin::new(&mut self.client).poll_read(cx, &mut read) else {
+                self.turns_in_a_row = 0;
+                return Poll::Pending;
+            };
+            self.turns_in_a_row += 1;
+            if result.is_err() {
                 self.shared.lose_client(Cause::ClientLost);
                 return Poll::Ready(Turn::Cut);
             }
@@ -117,7 +134,7 @@ impl<'a> Up<'a> {
         let payload = &data[decoded.payload];
         self.shared.note_up(payload.len());
         if self.traffic && !data.is_empty() {
-            log::write_raw(if self.decoder.at_frame_boundary() {
+            log::mark(if self.decoder.at_frame_boundary() {
                 "}"
             } else {
                 "}."
@@ -127,12 +144,12 @@ impl<'a> Up<'a> {
         while !rest.is_empty() && !self.target_is_deaf {
             match Pin::new(&mut self.target).poll_write(cx, rest) {
                 Poll::Ready(Ok(written)) => rest = &rest[written..],
-                Poll::Ready(Err(_)) => self.target_is_deaf = true,
+                Poll::Ready(Err(error)) => self.give_up_target(&error),
                 Poll::Pending => break,
             }
         }
         if self.traffic && !payload.is_empty() {
-            log::write_raw(if rest.is_empty() { ">" } else { ">." });
+            log::mark(if rest.is_empty() { ">" } else { ">." });
         }
         Turn::Moved {
             rest: rest.to_vec(),
@@ -147,11 +164,25 @@ impl<'a> Up<'a> {
         }
         self.shared.set_stalled(true);
         let client = self.client.as_fd();
-        let ending = || self.shared.is_ending() || sys::has_finished(client);
-        self.target_is_deaf = write_all(&mut self.target, rest, ending).await.is_err();
+        let patience = || {
+            let client_left = sys::has_finished(client).then_some(STALL_LIMIT);
+            self.shared.patience().or(client_left)
+        };
+        if let Err(error) = write_all(&mut self.target, rest, patience, |_| {}).await {
+            self.give_up_target(&error);
+        }
         self.shared.set_stalled(false);
         if self.traffic {
-            log::write_raw(">");
+            log::mark(">");
+        }
+    }
+
+    /// Takes note that the target takes nothing more.
+    fn give_up_target(&mut self, error: &io::Error) {
+        self.target_is_deaf = true;
+        // After the end of its data it would be a broken pipe.
+        if error.kind() == io::ErrorKind::ConnectionReset {
+            self.shared.note_target_reset();
         }
     }
 }

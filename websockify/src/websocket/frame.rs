@@ -15,6 +15,8 @@ use super::{Close, Encoding, base64};
 
 /// The longest header of a frame that a server sends.
 pub(crate) const HEADER_ROOM: usize = 10;
+/// The first byte of a close frame.
+pub(crate) const CLOSE_FRAME: u8 = 0x88;
 /// The longest header of a frame that a client sends.
 const MAX_HEADER: usize = 14;
 /// The longest payload of a control frame.

@@ -1,10 +1,10 @@
 //! Judges whether a request is a WebSocket upgrade that we take (RFC 6455, section 4.2).
 
 use hyper::header::{
-    HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
-    SEC_WEBSOCKET_VERSION, UPGRADE,
+    CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+    SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
 };
-use hyper::{Method, Request, Version};
+use hyper::{Method, Request};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::Encoding;
@@ -23,8 +23,8 @@ pub(crate) enum Judgement {
     Accepted(Acceptance),
     /// An upgrade to a version that we do not speak.
     UnknownVersion,
-    /// An upgrade without the key that proves that it is meant.
-    MissingKey,
+    /// An upgrade that is no good for this reason.
+    Bad(&'static str),
 }
 
 /// How to answer an upgrade that we take.
@@ -42,7 +42,6 @@ pub(crate) struct Acceptance {
 pub(crate) fn judge<B>(request: &Request<B>) -> Judgement {
     let headers = request.headers();
     let is_upgrade = request.method() == Method::GET
-        && request.version() >= Version::HTTP_11
         && list(headers, &UPGRADE).any(|protocol| protocol.eq_ignore_ascii_case("websocket"));
     if !is_upgrade {
         return Judgement::Plain;
@@ -51,8 +50,16 @@ pub(crate) fn judge<B>(request: &Request<B>) -> Judgement {
         return Judgement::UnknownVersion;
     }
     let Some(key) = headers.get(SEC_WEBSOCKET_KEY).filter(|key| !key.is_empty()) else {
-        return Judgement::MissingKey;
+        return Judgement::Bad("Bad Request: no Sec-WebSocket-Key\n");
     };
+    // It would be taken for frames.
+    if headers.contains_key(TRANSFER_ENCODING)
+        || headers
+            .get(CONTENT_LENGTH)
+            .is_some_and(|length| length != "0")
+    {
+        return Judgement::Bad("Bad Request: an upgrade has no body\n");
+    }
     let offers =
         |name: &str| list(headers, &SEC_WEBSOCKET_PROTOCOL).any(|protocol| protocol == name);
     let (subprotocol, encoding) = match () {
@@ -155,11 +162,21 @@ mod tests {
             judge_with(&[("Upgrade", "h2c"), VERSION, KEY]),
             Judgement::Plain
         );
-        assert_eq!(judge_with(&[UPGRADE, VERSION]), Judgement::MissingKey);
-        assert_eq!(
+        assert!(matches!(judge_with(&[UPGRADE, VERSION]), Judgement::Bad(_)));
+        assert!(matches!(
             judge_with(&[UPGRADE, VERSION, ("Sec-WebSocket-Key", "")]),
-            Judgement::MissingKey
-        );
+            Judgement::Bad(_)
+        ));
+        for body in [("Content-Length", "5"), ("Transfer-Encoding", "chunked")] {
+            assert!(matches!(
+                judge_with(&[UPGRADE, VERSION, KEY, body]),
+                Judgement::Bad(_)
+            ));
+        }
+        assert!(matches!(
+            judge_with(&[UPGRADE, VERSION, KEY, ("Content-Length", "0")]),
+            Judgement::Accepted(_)
+        ));
         let post = Request::builder()
             .method("POST")
             .header("Upgrade", "websocket")

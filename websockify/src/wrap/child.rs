@@ -6,6 +6,7 @@
 )]
 
 use std::ffi::OsString;
+use std::fmt;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -14,7 +15,6 @@ use std::thread;
 
 use nix::errno::Errno;
 use nix::sys::signal::{self, Signal};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{self, Pid};
 use tokio::sync::oneshot;
 
@@ -77,16 +77,6 @@ fn prepare(parent: Pid) -> io::Result<()> {
         // SAFETY: SIG_DFL is a valid disposition; numbers that cannot be set are refused without harm.
         unsafe { libc::signal(number, libc::SIG_DFL) };
     }
-    // What we were started with beside the standard streams is not the program's. Before Linux 5.11 this is refused.
-    // SAFETY: close_range with this flag only marks descriptors, which are closed by the exec.
-    unsafe {
-        libc::syscall(
-            libc::SYS_close_range,
-            3,
-            libc::c_uint::MAX,
-            libc::CLOSE_RANGE_CLOEXEC,
-        )
-    };
     // SAFETY: PR_SET_PDEATHSIG takes a signal number.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
     if unistd::getppid() != parent {
@@ -99,10 +89,10 @@ fn prepare(parent: Pid) -> io::Result<()> {
 /// A change of a child's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
-    /// It has ended with this status, which is 128+n for signal n.
+    /// It has ended.
     Ended(Pid, Exit),
-    /// It was stopped by this signal.
-    Stopped(Pid, Signal),
+    /// It was stopped by the signal of this number.
+    Stopped(Pid, i32),
 }
 
 /// How a process ended.
@@ -110,8 +100,8 @@ pub(super) enum Change {
 pub(super) enum Exit {
     /// By itself.
     Status(i32),
-    /// By a signal.
-    Signal(Signal),
+    /// By the signal of this number; real-time signals have no names.
+    Signal(i32),
 }
 
 impl Exit {
@@ -119,16 +109,19 @@ impl Exit {
     pub(super) fn status(self) -> u8 {
         match self {
             Self::Status(status) => u8::try_from(status & 0xff).unwrap_or(1),
-            Self::Signal(signal) => u8::try_from(128 + signal as i32).unwrap_or(255),
+            Self::Signal(number) => u8::try_from(128 + number).unwrap_or(255),
         }
     }
 }
 
-impl std::fmt::Display for Exit {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
             Self::Status(status) => write!(f, "exited with status {status}"),
-            Self::Signal(signal) => write!(f, "was ended by {signal}"),
+            Self::Signal(number) => match Signal::try_from(number) {
+                Ok(signal) => write!(f, "was ended by {signal}"),
+                Err(_) => write!(f, "was ended by signal {number}"),
+            },
         }
     }
 }
@@ -139,20 +132,27 @@ impl std::fmt::Display for Exit {
 pub(super) fn reap() -> (Vec<Change>, bool) {
     let mut changes = Vec::new();
     loop {
-        match waitpid(
-            None::<Pid>,
-            Some(WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED),
-        ) {
-            Ok(WaitStatus::Exited(pid, status)) => {
-                changes.push(Change::Ended(pid, Exit::Status(status)));
+        let mut status = 0;
+        // nix's own waitpid takes a status with a real-time signal for an error, and loses it.
+        // SAFETY: `status` is a valid place for one.
+        let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG | libc::WUNTRACED) };
+        match pid {
+            0 => return (changes, true),
+            -1 if Errno::last() == Errno::EINTR => {}
+            -1 => return (changes, false),
+            _ if libc::WIFSTOPPED(status) => {
+                changes.push(Change::Stopped(Pid::from_raw(pid), libc::WSTOPSIG(status)));
             }
-            Ok(WaitStatus::Signaled(pid, signal, _)) => {
-                changes.push(Change::Ended(pid, Exit::Signal(signal)));
+            _ if libc::WIFSIGNALED(status) => {
+                changes.push(Change::Ended(
+                    Pid::from_raw(pid),
+                    Exit::Signal(libc::WTERMSIG(status)),
+                ));
             }
-            Ok(WaitStatus::Stopped(pid, signal)) => changes.push(Change::Stopped(pid, signal)),
-            Ok(WaitStatus::StillAlive) => return (changes, true),
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(_) => return (changes, false),
+            _ => changes.push(Change::Ended(
+                Pid::from_raw(pid),
+                Exit::Status(libc::WEXITSTATUS(status)),
+            )),
         }
     }
 }
@@ -166,40 +166,5 @@ pub(super) fn signal_group(group: Pid, signal: Signal) {
 pub(super) fn signal_all(processes: &[Pid], signal: Signal) {
     for &process in processes {
         _ = signal::kill(process, signal);
-    }
-}
-
-/// Our controlling terminal, if standard input is it.
-pub(super) mod terminal {
-    use std::io::stdin;
-
-    use nix::sys::signal::{SigHandler, Signal, signal};
-    use nix::unistd::{self, Pid};
-
-    /// Whether standard input is a terminal whose foreground is ours.
-    pub(crate) fn is_ours() -> bool {
-        unistd::tcgetpgrp(stdin()) == Ok(unistd::getpgrp())
-    }
-
-    /// Makes a process group the one that reads from the terminal.
-    pub(crate) fn give_to(group: Pid) {
-        // From the background this would stop us.
-        // SAFETY: ignoring a signal runs no handler.
-        let before = unsafe { signal(Signal::SIGTTOU, SigHandler::SigIgn) };
-        // The group may have ended meanwhile.
-        _ = unistd::tcsetpgrp(stdin(), group);
-        if let Ok(before) = before {
-            // SAFETY: the disposition that was there before.
-            _ = unsafe { signal(Signal::SIGTTOU, before) };
-        }
-    }
-
-    /// Takes the terminal back, if one of `groups` has it.
-    pub(crate) fn take_back(group: Pid) -> bool {
-        let theirs = unistd::tcgetpgrp(stdin()) == Ok(group);
-        if theirs {
-            give_to(unistd::getpgrp());
-        }
-        theirs
     }
 }

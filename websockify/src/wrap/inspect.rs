@@ -8,6 +8,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::unistd::{AccessFlags, Gid, Uid, access};
 use object::elf::{FileHeader64, NT_GNU_BUILD_ID};
 use object::read::elf::{FileHeader, ProgramHeader};
@@ -72,21 +73,35 @@ pub(crate) fn find(name: &OsStr) -> Result<PathBuf, Obstacle> {
             .map(|directory| directory.join(name))
             .collect()
     };
-    for candidate in candidates {
-        let Ok(metadata) = fs::metadata(&candidate) else {
-            continue;
-        };
-        let reason = match access(&candidate, AccessFlags::X_OK) {
-            Ok(()) if metadata.is_file() => return Ok(candidate),
-            Ok(()) => "it is not a file".to_owned(),
-            Err(error) => error.desc().to_owned(),
-        };
-        failure = Obstacle::Unexecutable(format!(
-            "cannot execute '{}': {reason}",
-            candidate.display()
+    if name.is_empty() {
+        return Err(Obstacle::Missing(
+            "the name of the program is empty".to_owned(),
         ));
     }
+    for candidate in candidates {
+        let metadata = match fs::metadata(&candidate) {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                failure = unexecutable(&candidate, &error);
+                continue;
+            }
+            Err(_) => continue,
+        };
+        failure = match access(&candidate, AccessFlags::X_OK) {
+            Ok(()) if metadata.is_file() => return Ok(candidate),
+            Ok(()) => unexecutable(&candidate, &Errno::EISDIR.into()),
+            Err(error) => unexecutable(&candidate, &error.into()),
+        };
+    }
     Err(failure)
+}
+
+fn unexecutable(program: &Path, error: &io::Error) -> Obstacle {
+    Obstacle::Unexecutable(format!(
+        "cannot execute '{}': {}",
+        program.display(),
+        sys::describe(error)
+    ))
 }
 
 /// Checks that a shim in `LD_PRELOAD` gets into this command.
@@ -118,12 +133,21 @@ fn follow(path: &Path, arguments: &[OsString], depth: usize) -> Result<(), Obsta
     }
     if path.file_name() == Some(OsStr::new("env")) {
         return match env_command(arguments) {
-            EnvCommand::Cleared => not_reached("it is told to empty the environment"),
-            EnvCommand::Program(rest) if depth < MAX_DEPTH => {
-                follow(&find(&rest[0])?, &rest[1..], depth + 1)
-            }
+            EnvCommand::Cleared => not_reached("it is told to clear the environment"),
+            // What it does not find, it says itself.
+            EnvCommand::Program(rest) if depth < MAX_DEPTH => match find(&rest[0]) {
+                Ok(program) => follow(&program, &rest[1..], depth + 1),
+                Err(_) => Ok(()),
+            },
             _ => Ok(()),
         };
+    }
+    // The loader itself, which may be given a program to load, has no interpreter, and takes the shim all the same.
+    if path
+        .file_name()
+        .is_some_and(|name| name.as_bytes().starts_with(b"ld-linux"))
+    {
+        return Ok(());
     }
     let mut start = Vec::new();
     if (&file)
@@ -161,15 +185,16 @@ fn follow(path: &Path, arguments: &[OsString], depth: usize) -> Result<(), Obsta
 
 /// The interpreter of a script and its one argument.
 fn shebang(start: &[u8]) -> Option<(OsString, Option<OsString>)> {
+    let is_blank = |byte: &u8| b" \t".contains(byte);
     let line = start
         .strip_prefix(b"#!")?
         .split(|&byte| byte == b'\n')
-        .next()?
-        .trim_ascii();
-    let end = line
+        .next()?;
+    let line = &line[line
         .iter()
-        .position(u8::is_ascii_whitespace)
-        .unwrap_or(line.len());
+        .position(|byte| !is_blank(byte))
+        .unwrap_or(line.len())..];
+    let end = line.iter().position(is_blank).unwrap_or(line.len());
     let (interpreter, argument) = (&line[..end], line[end..].trim_ascii());
     let owned = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
     (!interpreter.is_empty()).then(|| {
@@ -191,23 +216,31 @@ enum EnvCommand {
     Other,
 }
 
-/// Reads the arguments of `env` as far as they concern us.
+/// Reads the arguments of `env` as far as they concern us; what is not plain is left to it.
 fn env_command(arguments: &[OsString]) -> EnvCommand {
     let mut words: Vec<OsString> = arguments.to_vec();
     words.reverse();
     while let Some(word) = words.pop() {
         match word.as_bytes() {
-            b"-" | b"-i" | b"--ignore-environment" => return EnvCommand::Cleared,
-            b"-u" | b"--unset" | b"-C" | b"--chdir" => {
-                if words.pop().is_some_and(|value| {
-                    value.as_bytes() == b"LD_PRELOAD" && word.as_bytes()[1] != b'C'
-                }) {
-                    return EnvCommand::Cleared;
-                }
+            b"-" | b"-i" | b"--ignore-environment" | b"-uLD_PRELOAD" | b"--unset=LD_PRELOAD" => {
+                return EnvCommand::Cleared;
             }
+            b"-u" | b"--unset" => match words.pop() {
+                Some(name) if name == "LD_PRELOAD" => return EnvCommand::Cleared,
+                Some(_) => {}
+                None => return EnvCommand::Other,
+            },
             // One argument of a `#!` line that is split like a command line.
             [b'-', b'S', rest @ ..] => {
-                let split = rest
+                let text = match rest {
+                    [] => words.pop().unwrap_or_default(),
+                    rest => OsString::from_vec(rest.to_vec()),
+                };
+                if text.as_bytes().iter().any(|byte| b"'\"\\$#".contains(byte)) {
+                    return EnvCommand::Other;
+                }
+                let split = text
+                    .as_bytes()
                     .split(u8::is_ascii_whitespace)
                     .filter(|word| !word.is_empty());
                 let split: Vec<OsString> = split
@@ -215,9 +248,15 @@ fn env_command(arguments: &[OsString]) -> EnvCommand {
                     .collect();
                 words.extend(split.into_iter().rev());
             }
-            [b'-', b'i', ..] => return EnvCommand::Cleared,
-            [b'-', ..] => {}
-            assignment if assignment.contains(&b'=') => {}
+            [b'-', ..] => return EnvCommand::Other,
+            assignment if assignment.contains(&b'=') => {
+                if assignment.starts_with(b"LD_PRELOAD=") {
+                    return EnvCommand::Cleared;
+                }
+                if assignment.starts_with(b"PATH=") {
+                    return EnvCommand::Other;
+                }
+            }
             _ => {
                 words.push(word);
                 words.reverse();
@@ -243,9 +282,12 @@ fn gains_privileges(path: &Path, metadata: &fs::Metadata) -> Option<&'static str
 /// Why the shim would not be loaded into this ELF file, or would be without effect.
 fn elf_obstacle(file: File, start: &[u8]) -> Option<&'static str> {
     let mut ours = [0; 20];
-    let known = File::open("/proc/self/exe")
-        .and_then(|mut exe| exe.read_exact(&mut ours))
-        .is_ok();
+    // What is no proper file of that kind, the kernel refuses.
+    let proper = matches!(start.get(4..7), Some([1 | 2, 1 | 2, 1]));
+    let known = proper
+        && File::open("/proc/self/exe")
+            .and_then(|mut exe| exe.read_exact(&mut ours))
+            .is_ok();
     if known && start.get(4) != ours.get(4) {
         return Some("it is for machines of another word size");
     }
@@ -326,7 +368,17 @@ mod tests {
             EnvCommand::Program(words("prog -i x"))
         );
         assert_eq!(program("-u HOME prog"), EnvCommand::Program(words("prog")));
-        assert_eq!(program("-i prog"), EnvCommand::Cleared);
+        for cleared in [
+            "-i prog",
+            "LD_PRELOAD= prog",
+            "-uLD_PRELOAD prog",
+            "--unset=LD_PRELOAD prog",
+        ] {
+            assert_eq!(program(cleared), EnvCommand::Cleared, "{cleared}");
+        }
+        for unclear in ["PATH=/x prog", "--debug prog", "-S \"a b\"", "-C / prog"] {
+            assert_eq!(program(unclear), EnvCommand::Other, "{unclear}");
+        }
         assert_eq!(program("-u LD_PRELOAD prog"), EnvCommand::Cleared);
         assert_eq!(
             env_command(&["-S perl -w".into(), "script".into()]),

@@ -5,6 +5,7 @@
 
 mod child;
 mod inspect;
+mod listening;
 mod port;
 mod preload;
 mod proc;
@@ -21,18 +22,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Result, anyhow, bail};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use tempfile::NamedTempFile;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::config::WrapConfig;
-use crate::stream::Stream;
+use crate::sys;
 
 pub(crate) use inspect::Obstacle;
+use listening::Listener;
 use port::Reservation;
-use proc::Listener;
 use supervisor::Supervisor;
 
 /// A program that is ready to be started.
@@ -42,8 +43,7 @@ pub(crate) struct Wrapped {
     environment: Vec<(&'static str, OsString)>,
     /// The port that the program binds.
     old_port: u16,
-    /// Our own address, for the ready file.
-    listen: String,
+    ready_file: Option<ReadyFile>,
     status: Status,
     _reservation: Reservation,
 }
@@ -131,10 +131,9 @@ impl Status {
         ]
     }
 
-    /// Notes that the program serves a client on `stream`.
-    pub(crate) fn served(&self, stream: Stream) -> Stream {
+    /// Notes that the program serves a client.
+    pub(crate) fn note_service(&self) {
         self.0.served.store(true, Ordering::Relaxed);
-        stream
     }
 
     /// Waits, for a client that was refused, until the program listens (true) or is gone for good (false).
@@ -168,11 +167,11 @@ impl Status {
         *self.0.state.borrow()
     }
 
-    /// The sockets on which the program listens for us.
-    fn listeners(&self) -> Vec<Listener> {
+    /// The sockets on which the program listens for us; `processes` gives those that it consists of.
+    fn listeners(&self, processes: impl FnOnce() -> Vec<Pid>) -> Vec<Listener> {
         match &self.0.spot {
-            Spot::Port(port) => proc::loopback_listeners(*port),
-            Spot::Unix(path) => proc::unix_listeners(path),
+            Spot::Port(port) => listening::on_loopback(*port),
+            Spot::Unix(path) => proc::unix_listeners(path, processes),
         }
     }
 }
@@ -191,10 +190,11 @@ impl Wrapped {
             Err(obstacle) => return Err(obstacle.into()),
             Ok(()) => preload::environment(old_port, reservation.port())?,
         };
-        if let Some(file) = &config.ready_file {
-            remove_if_there(file)?;
-            new_beside(file).with_context(|| format!("cannot write {}", file.display()))?;
-        }
+        let ready_file = config
+            .ready_file
+            .clone()
+            .map(|path| ReadyFile::new(path, listen))
+            .transpose()?;
         let words: Vec<_> = config
             .command
             .iter()
@@ -215,7 +215,7 @@ impl Wrapped {
             config,
             environment,
             old_port,
-            listen,
+            ready_file,
             status,
             _reservation: reservation,
         })
@@ -237,44 +237,94 @@ impl Wrapped {
         gone: oneshot::Sender<u8>,
     ) -> Result<()> {
         let status = self.status();
-        let ready_file = self.config.ready_file.clone();
         let result = Supervisor::new(self, gone)?.run(orders).await;
         status.set(State::Gone);
-        if let Some(file) = ready_file {
-            remove_if_there(&file)?;
-        }
         result
     }
+}
 
-    /// Writes the ready file at once or not at all. `target` is where the process `pid` listens.
-    fn write_ready_file(&self, target: &str, pid: Pid) -> Result<()> {
-        let Some(path) = &self.config.ready_file else {
-            return Ok(());
+/// The file that says where the program listens, while it does.
+#[derive(Debug)]
+struct ReadyFile {
+    path: PathBuf,
+    /// Our own address.
+    listen: String,
+    /// What we have written, if it is there.
+    content: Option<String>,
+}
+
+impl ReadyFile {
+    /// Removes what an earlier start may have left, and checks that a file can be written.
+    fn new(path: PathBuf, listen: String) -> Result<Self> {
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                bail!(
+                    "cannot remove {}: {}",
+                    path.display(),
+                    sys::describe(&error)
+                );
+            }
+            _ => {}
+        }
+        let file = Self {
+            path,
+            listen,
+            content: None,
         };
+        file.new_beside().map_err(|error| file.failure(&error))?;
+        Ok(file)
+    }
+
+    /// Writes it at once or not at all. `target` is where the process `pid` listens.
+    fn write(&mut self, target: &str, pid: Pid) -> Result<()> {
         let content =
             serde_json::json!({ "listen": self.listen, "target": target, "pid": pid.as_raw() });
-        let cannot = || format!("cannot write {}", path.display());
-        let mut file = new_beside(path).with_context(cannot)?;
-        writeln!(file, "{content}").with_context(cannot)?;
-        file.persist(path).with_context(cannot)?;
+        let content = format!("{content}\n");
+        let written = self.new_beside().and_then(|mut file| {
+            file.write_all(content.as_bytes())?;
+            file.persist(&self.path).map_err(|error| error.error)
+        });
+        written.map_err(|error| self.failure(&error))?;
+        self.content = Some(content);
         Ok(())
+    }
+
+    /// Removes it, unless somebody else has put another in its place.
+    fn remove(&mut self) {
+        let Some(content) = self.content.take() else {
+            return;
+        };
+        let ours = fs::read_to_string(&self.path).is_ok_and(|found| found == content);
+        if ours && let Err(error) = fs::remove_file(&self.path) {
+            tracing::error!(
+                "cannot remove {}: {}",
+                self.path.display(),
+                sys::describe(&error)
+            );
+        }
+    }
+
+    /// A new file in the same directory that everybody may read.
+    fn new_beside(&self) -> io::Result<NamedTempFile> {
+        let directory = self.path.parent().unwrap_or(Path::new("/"));
+        tempfile::Builder::new()
+            .permissions(Permissions::from_mode(0o644))
+            .tempfile_in(directory)
+    }
+
+    fn failure(&self, error: &io::Error) -> anyhow::Error {
+        // The name of a temporary file, which the error tells as well, would only confuse.
+        let reason = io::Error::from(error.kind());
+        anyhow!(
+            "cannot write {}: {}",
+            self.path.display(),
+            sys::describe(&reason)
+        )
     }
 }
 
-/// A new file that everybody may read, in the directory of `path`.
-fn new_beside(path: &Path) -> io::Result<NamedTempFile> {
-    let directory = path.parent().unwrap_or(Path::new("/"));
-    tempfile::Builder::new()
-        .permissions(Permissions::from_mode(0o644))
-        .tempfile_in(directory)
-}
-
-/// Removes a file that may have been left by an earlier start.
-fn remove_if_there(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", path.display()))
-        }
-        _ => Ok(()),
+impl Drop for ReadyFile {
+    fn drop(&mut self) {
+        self.remove();
     }
 }

@@ -1,150 +1,93 @@
-//! What `/proc` tells of the wrapped program: which processes it consists of, and which of them listens where.
+//! What `/proc` tells of the wrapped program: which processes it consists of, and which of them has which socket.
 
+use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
 
 use nix::unistd::Pid;
 
-/// A socket that listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Listener {
-    /// What `/proc/PID/fd` knows it by.
-    pub(super) inode: u64,
-    /// Its address or path.
-    pub(super) address: String,
-}
+use super::listening::Listener;
 
-/// The sockets that listen on `port` of a loopback address. (A connecting probe would tell as well, but it would disturb VNC
-/// servers, and programs that serve a single connection.)
-pub(super) fn loopback_listeners(port: u16) -> Vec<Listener> {
-    tcp_listeners(|address| address.port() == port && address.ip().is_loopback())
-}
-
-/// The sockets that listen on `port`, whatever their address.
-pub(super) fn port_listeners(port: u16) -> Vec<Listener> {
-    tcp_listeners(|address| address.port() == port)
-}
-
-fn tcp_listeners(wanted: impl Fn(SocketAddr) -> bool) -> Vec<Listener> {
-    let tables = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
-    let tables = tables.iter().filter_map(|table| fs::File::open(table).ok());
-    tables
-        .flat_map(|table| listening_rows(table, &wanted))
-        .collect()
-}
-
-/// The rows of such a table that listen on an address that is `wanted`. The kernel puts the listening ones first, so the
-/// others, which may be many, are not read.
-fn listening_rows(table: impl std::io::Read, wanted: impl Fn(SocketAddr) -> bool) -> Vec<Listener> {
-    let mut found = Vec::new();
-    for line in BufReader::with_capacity(4096, table)
-        .lines()
-        .skip(1)
-        .map_while(Result::ok)
-    {
-        let mut fields = line.split_ascii_whitespace();
-        let (Some(local), Some("0A"), Some(inode)) = (fields.nth(1), fields.nth(1), fields.nth(5))
-        else {
-            break;
-        };
-        let (Some(address), Ok(inode)) = (parse_address(local), inode.parse()) else {
-            break;
-        };
-        if wanted(address) {
-            found.push(Listener {
-                inode,
-                address: address.to_string(),
-            });
-        }
-    }
-    found
-}
-
-/// An address and port as these tables have them; an IPv4 address as such also when it is mapped.
-fn parse_address(text: &str) -> Option<SocketAddr> {
-    let (ip, port) = text.split_once(':')?;
-    Some(SocketAddr::new(
-        parse_ip(ip)?,
-        u16::from_str_radix(port, 16).ok()?,
-    ))
-}
-
-/// An address as these tables have it: 32-bit words of network order, each printed as a number of this machine.
-fn parse_ip(hex: &str) -> Option<IpAddr> {
-    let words: Vec<[u8; 4]> = (0..hex.len())
-        .step_by(8)
-        .map(|at| {
-            u32::from_str_radix(hex.get(at..at + 8)?, 16)
-                .ok()
-                .map(u32::to_ne_bytes)
-        })
-        .collect::<Option<_>>()?;
-    match words.concat().as_slice() {
-        bytes @ [_, _, _, _] => Some(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?).into()),
-        bytes => Some(Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?).to_canonical()),
-    }
-}
-
-/// The unix sockets that listen at `path`, which is absolute; a program may have bound it by a relative name.
-pub(super) fn unix_listeners(path: &Path) -> Vec<Listener> {
+/// The unix sockets that listen at `path`, which is absolute, as far as the file is there. Of a socket that was bound by a
+/// relative name, one of `processes` must have that file in its working directory.
+pub(super) fn unix_listeners(path: &Path, processes: impl FnOnce() -> Vec<Pid>) -> Vec<Listener> {
     /// `__SO_ACCEPTCON` of the kernel.
     const LISTENS: u32 = 0x10000;
+    let Some(file) = identity(path) else {
+        return Vec::new();
+    };
     let Ok(table) = fs::read("/proc/self/net/unix") else {
         return Vec::new();
     };
+    let mut relative = Vec::new();
     let mut found = Vec::new();
     for line in table.split(|&byte| byte == b'\n').skip(1) {
-        let fields: Vec<&[u8]> = line.splitn(8, |&byte| byte == b' ').collect();
-        // Num: RefCount Protocol Flags Type St Inode Path; the inode is padded with blanks in front.
-        let [_, _, _, flags, _, _, rest @ ..] = fields.as_slice() else {
+        // Num: RefCount Protocol Flags Type St Inode Path; the inode is padded with blanks in front, a path may have some.
+        let fields: Vec<&[u8]> = line.splitn(7, |&byte| byte == b' ').collect();
+        let [_, _, _, flags, _, _, rest] = fields.as_slice() else {
             continue;
         };
-        let rest = rest.join(&b' ');
         let rest = rest.trim_ascii_start();
         let Some(blank) = rest.iter().position(|&byte| byte == b' ') else {
             continue;
         };
         let (inode, name) = (
             &rest[..blank],
-            Path::new(std::ffi::OsStr::from_bytes(&rest[blank + 1..])),
+            Path::new(OsStr::from_bytes(&rest[blank + 1..])),
         );
-        let flags = std::str::from_utf8(flags)
-            .ok()
-            .and_then(|flags| u32::from_str_radix(flags, 16).ok());
-        let same =
-            name == path || (name.is_relative() && path.ends_with(name)) || same_file(name, path);
-        if flags.is_some_and(|flags| flags & LISTENS != 0) && same {
-            let inode = std::str::from_utf8(inode)
-                .ok()
-                .and_then(|inode| inode.parse().ok());
-            found.extend(inode.map(|inode| Listener {
-                inode,
-                address: path.display().to_string(),
-            }));
+        let number =
+            |digits, radix| u64::from_str_radix(std::str::from_utf8(digits).ok()?, radix).ok();
+        let (Some(flags), Some(inode)) = (number(flags, 16), number(inode, 10)) else {
+            continue;
+        };
+        if flags & u64::from(LISTENS) == 0 || name.file_name() != path.file_name() {
+            continue;
         }
+        let listener = Listener {
+            inode,
+            address: path.display().to_string(),
+        };
+        if name.is_relative() {
+            relative.push((name.to_owned(), listener));
+        } else if identity(name) == Some(file) {
+            found.push(listener);
+        }
+    }
+    if !relative.is_empty() {
+        let directories: Vec<PathBuf> = processes()
+            .into_iter()
+            .filter_map(|pid| fs::read_link(format!("/proc/{pid}/cwd")).ok())
+            .collect();
+        let is_there = |name: &Path| {
+            directories
+                .iter()
+                .any(|directory| identity(&directory.join(name)) == Some(file))
+        };
+        found.extend(
+            relative
+                .into_iter()
+                .filter(|(name, _)| is_there(name))
+                .map(|(_, listener)| listener),
+        );
     }
     found
 }
 
-/// Whether two absolute paths of the same base name lead to one file, by whatever links.
-fn same_file(one: &Path, other: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let identity = |path| {
-        fs::metadata(path)
-            .map(|metadata| (metadata.dev(), metadata.ino()))
-            .ok()
-    };
-    one.is_absolute()
-        && one.file_name() == other.file_name()
-        && identity(one).is_some_and(|one| identity(other) == Some(one))
+/// What tells one socket file from every other.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let metadata = fs::metadata(path)
+        .ok()
+        .filter(|metadata| metadata.file_type().is_socket())?;
+    Some((metadata.dev(), metadata.ino()))
 }
 
-/// All processes below this one, children before grandchildren. The bridge starts nothing but the wrapped program, and adopts
-/// what that leaves behind, so this is the program with everything that it started.
-pub(super) fn descendants() -> Vec<Pid> {
+/// All processes below this one, children before grandchildren, without those in `except` and what is below them. The bridge
+/// starts nothing but the wrapped program, and adopts what that leaves behind: so this is the program with everything that it
+/// started, if `except` is what was there before.
+pub(super) fn descendants(except: &[Pid]) -> Vec<Pid> {
     let processes: Vec<(Pid, Pid)> = fs::read_dir("/proc")
         .into_iter()
         .flatten()
@@ -152,6 +95,7 @@ pub(super) fn descendants() -> Vec<Pid> {
             let pid = entry.ok()?.file_name().to_str()?.parse().ok()?;
             Some((Pid::from_raw(pid), parent(pid)?))
         })
+        .filter(|(pid, _)| !except.contains(pid))
         .collect();
     let mut family = vec![Pid::this()];
     let mut next = 0;
@@ -168,26 +112,33 @@ pub(super) fn descendants() -> Vec<Pid> {
     family.split_off(1)
 }
 
-/// The parent of a process. The command in the second field may hold anything, blanks and parentheses included.
+/// The parent of a process.
 fn parent(pid: i32) -> Option<Pid> {
+    stat_field(pid, 1)?.parse().ok().map(Pid::from_raw)
+}
+
+/// A field of a process's `stat` after the command, which may hold anything, blanks and parentheses included.
+fn stat_field(pid: i32, index: usize) -> Option<String> {
     let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
     let after_command = stat.iter().rposition(|&byte| byte == b')')?;
     let fields = std::str::from_utf8(&stat[after_command + 1..]).ok()?;
     fields
         .split_ascii_whitespace()
-        .nth(1)?
-        .parse()
-        .ok()
-        .map(Pid::from_raw)
+        .nth(index)
+        .map(str::to_owned)
 }
 
 /// Whether a process has one of these sockets open; also when we may not look, since then it may.
 pub(super) fn may_hold(pid: Pid, sockets: &[Listener]) -> bool {
-    match fs::read_dir(format!("/proc/{pid}/fd")) {
-        Ok(files) => files
-            .flatten()
-            .filter_map(|file| fs::read_link(file.path()).ok())
-            .any(|link| {
+    let forbidden = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+    let files = match fs::read_dir(format!("/proc/{pid}/fd")) {
+        Ok(files) => files,
+        Err(error) => return forbidden(&error) && !is_zombie(pid),
+    };
+    files
+        .flatten()
+        .any(|file| match fs::read_link(file.path()) {
+            Ok(link) => {
                 let inode = link.to_str().and_then(|link| {
                     link.strip_prefix("socket:[")?
                         .strip_suffix(']')?
@@ -195,9 +146,14 @@ pub(super) fn may_hold(pid: Pid, sockets: &[Listener]) -> bool {
                         .ok()
                 });
                 inode.is_some_and(|inode: u64| sockets.iter().any(|socket| socket.inode == inode))
-            }),
-        Err(error) => error.kind() == std::io::ErrorKind::PermissionDenied,
-    }
+            }
+            Err(error) => forbidden(&error),
+        })
+}
+
+/// Whether a process has ended, and waits to be reaped.
+fn is_zombie(pid: Pid) -> bool {
+    stat_field(pid.as_raw(), 0).is_some_and(|state| state == "Z")
 }
 
 #[cfg(test)]
@@ -205,56 +161,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_loopback_listeners_of_the_port_are_found() {
-        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
-             0: 0100007F:07E7 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 11 1 0 100 0 0 10 0\n\
-             1: 00000000:07E7 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 12 1 0 100 0 0 10 0\n\
-             2: 0000000000000000FFFF00000100007F:07E7 0:0 0A 00000000:00000000 00:0 0     0        0 13 1 0 100 0 0 10 0\n\
-             3: 00000000000000000000000001000000:07E7 0:0 0A 00000000:00000000 00:0 0     0        0 14 1 0 100 0 0 10 0\n\
-             4: 0100007F:07E8 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 15 1 0 100 0 0 10 0\n\
-             5: 0100007F:07E7 0100007F:D431 01 00000000:00000000 00:00000000 00000000     0        0 16 1 0 100 0 0 10 0\n\
-             6: 0100007F:07E7 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 17 1 0 100 0 0 10 0\n";
-        let found = listening_rows(table.as_bytes(), |address| {
-            address.port() == 0x7e7 && address.ip().is_loopback()
-        });
-        let expected = [
-            (11, "127.0.0.1:2023"),
-            (13, "127.0.0.1:2023"),
-            (14, "[::1]:2023"),
-        ];
-        assert_eq!(
-            found,
-            expected.map(|(inode, address)| Listener {
-                inode,
-                address: address.to_owned()
-            })
-        );
-    }
-
-    #[test]
-    fn real_listeners_are_found_before_connections() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let _client = std::net::TcpStream::connect(address).unwrap();
-        let _server = listener.accept().unwrap();
-        let found = loopback_listeners(address.port());
-        assert_eq!(found.len(), 1);
-        assert!(may_hold(Pid::this(), &found));
-        drop(listener);
-        assert_eq!(loopback_listeners(address.port()), []);
-        assert!(!may_hold(Pid::this(), &found));
-    }
-
-    #[test]
     fn unix_listeners_are_found_by_their_path_with_blanks_in_it() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a b");
         let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
-        let found = unix_listeners(&path);
+        let found = unix_listeners(&path, Vec::new);
         assert_eq!(found.len(), 1);
         assert!(may_hold(Pid::this(), &found));
+        fs::rename(&path, directory.path().join("c")).unwrap();
+        assert_eq!(unix_listeners(&path, Vec::new), [], "nobody can connect");
+        fs::rename(directory.path().join("c"), &path).unwrap();
         drop(listener);
-        assert_eq!(unix_listeners(&path), []);
+        assert_eq!(unix_listeners(&path, Vec::new), []);
+        assert!(!may_hold(Pid::this(), &found));
     }
 
     #[test]
@@ -267,7 +186,7 @@ mod tests {
         let child_pid = Pid::from_raw(child.id().cast_signed());
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
         let grandchild = loop {
-            let family = descendants();
+            let family = descendants(&[]);
             assert!(family.contains(&child_pid));
             if let Some(grandchild) = family
                 .into_iter()

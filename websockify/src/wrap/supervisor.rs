@@ -3,37 +3,40 @@
 //! Everything happens in one loop that wakes for an order, for a change of a child's state, for a client that was refused, or
 //! when it is time to look again; then it looks at what is, and acts on that.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getpgid, getpgrp};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::child::{self, Change, Exit, Spawner, terminal};
-use super::proc::{self, Listener};
+use super::child::{self, Change, Exit, Spawner};
+use super::listening::{self, Listener};
+use super::proc;
 use super::{Order, State, Wrapped, inspect};
 use crate::cli::WrapMode;
+use crate::config::WrapConfig;
 use crate::future::or_never;
-use crate::sys;
+use crate::{sys, terminal};
 
-/// How often a program that does not listen yet is looked at: at first, and when it takes its time.
+/// How often a program that does not listen is looked at: the more often, the shorter it has been so.
 const LOOK_INTERVALS: (Duration, Duration) =
-    (Duration::from_millis(10), Duration::from_millis(100));
-/// How long the first interval is kept.
-const LOOK_CLOSELY: Duration = Duration::from_secs(2);
+    (Duration::from_millis(10), Duration::from_millis(500));
+/// How many times it is looked at in the time that has passed already.
+const LOOKS: u32 = 20;
 /// How often a program is looked at that has left its first process behind.
-const WATCH_INTERVAL: Duration = Duration::from_millis(250);
+const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 /// How long such a program may be without a listening socket, as while it replaces it.
 const GAP_LIMIT: Duration = Duration::from_secs(1);
 /// How long a program has to listen to count as stable.
 const STABLE: Duration = Duration::from_secs(10);
 /// The pauses before a program that is not stable is started again: they double from the first to the second.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-/// How long processes may take to end after a signal, before they get the next one.
-const END_STEP: Duration = Duration::from_millis(750);
+/// How long processes have to end before SIGKILL.
+const END_LIMIT: Duration = Duration::from_millis(2200);
 
 /// Keeps the program in view.
 pub(super) struct Supervisor {
@@ -41,8 +44,10 @@ pub(super) struct Supervisor {
     spawner: Spawner,
     changes: tokio::signal::unix::Signal,
     stage: Stage,
-    /// How long to pause before the next start.
+    /// How long to pause before the next start, if the program is not stable.
     pause: Duration,
+    /// Children that this process had before it started any, as a shell script has that replaced itself by us.
+    strangers: Vec<Pid>,
     /// Told when the program has ended for good; used up then.
     gone: Option<oneshot::Sender<u8>>,
 }
@@ -70,14 +75,20 @@ struct Run {
     seen: Option<Instant>,
     /// The sockets on which it was last seen to listen.
     listeners: Vec<Listener>,
-    /// The processes that have those.
+    /// The processes that have those, or had when there were any last.
     holders: Vec<Pid>,
+    /// Whether any process has them now.
+    holds: bool,
+    /// Whether no process has ended since that was found out.
+    holders_are_current: bool,
     /// How a process ended that had.
     holder_exit: Option<Exit>,
     /// Whether anything of it is left.
     any_left: bool,
     /// Whether it was said that it does not listen.
     complained: bool,
+    /// Whether it waits for the terminal.
+    wants_terminal: bool,
     /// Whether it was given the terminal.
     had_terminal: bool,
 }
@@ -89,7 +100,8 @@ impl Supervisor {
             spawner: Spawner::new().context("cannot start a thread")?,
             changes: signal(SignalKind::child()).context("cannot watch processes")?,
             stage: Stage::Over,
-            pause: Duration::ZERO,
+            pause: PAUSES.0,
+            strangers: proc::descendants(&[]),
             gone: Some(gone),
         })
     }
@@ -121,10 +133,7 @@ impl Supervisor {
     async fn start(&mut self) -> Result<()> {
         let status = &self.wrapped.status;
         tracing::info!("Starting '{}'", status.0.command);
-        status
-            .0
-            .served
-            .store(false, std::sync::atomic::Ordering::Relaxed);
+        status.0.served.store(false, Ordering::Relaxed);
         let command = &self.wrapped.config.command;
         let leader = self
             .spawner
@@ -144,24 +153,21 @@ impl Supervisor {
 
     /// When to look again without anything having happened.
     fn next_look(&self) -> Option<Instant> {
-        let now = Instant::now();
         match &self.stage {
             Stage::Over => None,
             Stage::Pausing(until) => Some(*until),
             Stage::Running(run) => {
-                let awaited = run.ready.is_none() || self.wrapped.status.is_awaited();
-                let closely = run.started.elapsed() < LOOK_CLOSELY || run.ready.is_some();
-                let starting = self.wrapped.status.get() == State::Starting && awaited;
-                let look = starting.then_some(if closely {
-                    LOOK_INTERVALS.0
-                } else {
-                    LOOK_INTERVALS.1
+                let status = &self.wrapped.status;
+                let wanted = run.ready.is_none() || status.is_awaited();
+                let look = (status.get() == State::Starting && wanted).then(|| {
+                    let passed = run.seen.unwrap_or(run.started).elapsed();
+                    (passed / LOOKS).clamp(LOOK_INTERVALS.0, LOOK_INTERVALS.1)
                 });
-                let watch = run.exit.is_some().then_some(WATCH_INTERVAL);
+                let watch = (run.exit.is_some() || run.wants_terminal).then_some(WATCH_INTERVAL);
                 look.into_iter()
                     .chain(watch)
                     .min()
-                    .map(|interval| now + interval)
+                    .map(|interval| Instant::now() + interval)
             }
         }
     }
@@ -175,14 +181,8 @@ impl Supervisor {
         run.any_left = any_left;
         for change in changes {
             match change {
-                Change::Ended(pid, exit) if pid == run.leader => {
-                    run.exit = Some((exit, Instant::now()));
-                }
-                Change::Ended(pid, exit) if run.holders.contains(&pid) => {
-                    run.holder_exit = Some(exit);
-                }
-                Change::Ended(..) => {}
-                Change::Stopped(pid, signal) => run.answer_stop(pid, signal),
+                Change::Ended(pid, exit) => run.note_end(pid, exit),
+                Change::Stopped(pid, signal) => run.note_stop(pid, signal),
             }
         }
     }
@@ -195,12 +195,13 @@ impl Supervisor {
             Stage::Pausing(_) => {
                 if let Err(error) = self.start().await {
                     tracing::error!("{error:#}");
-                    self.start_later();
+                    self.start_later(false);
                 }
             }
             Stage::Running(run) => {
-                run.look_for_listeners(&self.wrapped);
-                if let Some(exit) = run.gone(self.wrapped.config.timeout) {
+                run.answer_wish_for_terminal();
+                run.look_for_listeners(&mut self.wrapped, &self.strangers);
+                if let Some(exit) = run.gone(&self.wrapped.config) {
                     self.act_on_end(exit).await;
                 }
             }
@@ -212,20 +213,23 @@ impl Supervisor {
         let Stage::Running(run) = std::mem::replace(&mut self.stage, Stage::Over) else {
             return;
         };
-        terminal::take_back(run.leader);
+        if let Some(file) = &mut self.wrapped.ready_file {
+            file.remove();
+        }
         let status = &self.wrapped.status;
         tracing::info!("'{}' {exit}", status.0.command);
-        let interrupted = run.had_terminal && exit == Exit::Signal(Signal::SIGINT);
+        // Somebody pressed Ctrl-C, which only the program that had the terminal was told.
+        let interrupted = run.had_terminal && exit == Exit::Signal(libc::SIGINT);
         match self.wrapped.config.mode {
             WrapMode::Respawn if !interrupted => {
                 status.set(State::Starting);
-                let served = status.0.served.load(std::sync::atomic::Ordering::Relaxed);
-                if served || run.ready.is_some_and(|ready| ready.elapsed() >= STABLE) {
-                    self.pause = Duration::ZERO;
-                }
-                self.end_processes(Signal::SIGTERM, || run.current_holders())
-                    .await;
-                self.start_later();
+                let served = status.0.served.load(Ordering::Relaxed);
+                let stable = served || run.ready.is_some_and(|ready| ready.elapsed() >= STABLE);
+                self.end_processes(Signal::SIGTERM, |strangers| {
+                    holders(&run.listeners, strangers)
+                })
+                .await;
+                self.start_later(stable);
             }
             WrapMode::Ignore if !interrupted => {
                 status.set(State::Gone);
@@ -241,19 +245,38 @@ impl Supervisor {
         }
     }
 
-    /// Starts the program after the pause that is due, and doubles it.
-    fn start_later(&mut self) {
-        if !self.pause.is_zero() {
-            tracing::info!("starting it again in {} s", self.pause.as_secs());
+    /// Starts the program again: at once after a stable run, else after a pause, which doubles.
+    fn start_later(&mut self, stable: bool) {
+        if stable {
+            self.pause = PAUSES.0;
+            self.stage = Stage::Pausing(Instant::now());
+            return;
         }
+        tracing::info!("starting it again in {} s", self.pause.as_secs());
         self.stage = Stage::Pausing(Instant::now() + self.pause);
-        self.pause = (self.pause * 2).clamp(PAUSES.0, PAUSES.1);
+        self.pause = (self.pause * 2).min(PAUSES.1);
     }
 
+    /// Passes a signal on: to the program's process group, or to those of the processes that it has left behind.
     fn forward(&self, signal: Signal) {
-        if let Stage::Running(run) = &self.stage {
-            child::signal_group(run.leader, signal);
+        let Stage::Running(run) = &self.stage else {
+            return;
+        };
+        if run.exit.is_none() {
+            return child::signal_group(run.leader, signal);
         }
+        let mut groups: Vec<Pid> = run
+            .holders
+            .iter()
+            .filter_map(|&pid| getpgid(Some(pid)).ok())
+            .collect();
+        groups.sort_unstable();
+        groups.dedup();
+        // A process that has not left our own group gets the signal alone.
+        groups
+            .into_iter()
+            .filter(|&group| group != getpgrp())
+            .for_each(|group| child::signal_group(group, signal));
     }
 
     /// Stops the program and this process, and goes on when somebody continues it.
@@ -271,16 +294,22 @@ impl Supervisor {
         self.end_processes(signal, proc::descendants).await;
     }
 
-    /// Ends the processes that `which` names, time and again: with `signal`, then SIGTERM, then SIGKILL.
-    async fn end_processes(&mut self, signal: Signal, which: impl Fn() -> Vec<Pid>) {
-        let mut signals = vec![signal, Signal::SIGTERM, Signal::SIGKILL];
-        signals.dedup();
-        for signal in signals {
-            let deadline = Instant::now() + END_STEP;
+    /// Ends the processes that `which` names, time and again, given the strangers: with `signal`, then with SIGTERM if that is
+    /// another, then with SIGKILL.
+    async fn end_processes(&mut self, signal: Signal, which: impl Fn(&[Pid]) -> Vec<Pid>) {
+        let signals = match signal {
+            Signal::SIGTERM => vec![(Signal::SIGTERM, END_LIMIT)],
+            other => vec![(other, END_LIMIT / 2), (Signal::SIGTERM, END_LIMIT / 2)],
+        };
+        for (signal, limit) in signals
+            .into_iter()
+            .chain([(Signal::SIGKILL, LOOK_INTERVALS.1)])
+        {
+            let deadline = Instant::now() + limit;
             let mut told = Vec::new();
             loop {
                 child::reap();
-                let left = which();
+                let left = which(&self.strangers);
                 if left.is_empty() {
                     return;
                 }
@@ -295,7 +324,7 @@ impl Supervisor {
                 _ = timeout(LOOK_INTERVALS.0, self.changes.recv()).await;
             }
         }
-        let left = which();
+        let left = which(&self.strangers);
         if !left.is_empty() {
             tracing::warn!("processes {left:?} of the wrapped program cannot be ended");
         }
@@ -312,48 +341,71 @@ impl Run {
             seen: None,
             listeners: Vec::new(),
             holders: Vec::new(),
+            holds: false,
+            holders_are_current: true,
             holder_exit: None,
             any_left: true,
             complained: false,
+            wants_terminal: false,
             had_terminal: false,
         }
     }
 
+    /// Takes note of the end of a process.
+    fn note_end(&mut self, pid: Pid, exit: Exit) {
+        // Whoever held the sockets may be another one now.
+        self.holders_are_current = false;
+        if pid == self.leader {
+            self.exit = Some((exit, Instant::now()));
+            terminal::take_back(pid);
+        } else if self.holders.contains(&pid) {
+            self.holder_exit = Some(exit);
+        }
+    }
+
     /// Brings what is known of the listening sockets up to date, if that is of interest now.
-    fn look_for_listeners(&mut self, wrapped: &Wrapped) {
+    fn look_for_listeners(&mut self, wrapped: &mut Wrapped, strangers: &[Pid]) {
         let status = &wrapped.status;
         if status.get() == State::Listening && self.exit.is_none() {
             return;
         }
-        let listeners = status.listeners();
-        if listeners != self.listeners {
-            self.holders = holders(&listeners);
+        let listeners = status.listeners(|| proc::descendants(strangers));
+        if listeners != self.listeners || !self.holds || !self.holders_are_current {
+            self.holders_are_current = true;
+            let holders = holders(&listeners, strangers);
             self.listeners = listeners;
+            self.holds = !holders.is_empty();
+            if self.holds {
+                self.holders = holders;
+            }
         }
-        if self.holders.is_empty() {
+        if !self.holds {
             if status.get() == State::Listening {
                 status.set(State::Starting);
             }
-            self.complain(wrapped);
+            self.complain(wrapped, strangers);
             return;
         }
         self.seen = Some(Instant::now());
         if self.ready.is_none() {
             self.ready = self.seen;
-            let pid = if self.exit.is_none() {
-                self.leader
-            } else {
-                self.holders[0]
-            };
-            if let Err(error) = wrapped.write_ready_file(&self.listeners[0].address, pid) {
+            let pid = self
+                .holders
+                .iter()
+                .copied()
+                .find(|&pid| pid == self.leader)
+                .unwrap_or(self.holders[0]);
+            if let Some(file) = &mut wrapped.ready_file
+                && let Err(error) = file.write(&self.listeners[0].address, pid)
+            {
                 tracing::error!("{error:#}");
             }
         }
-        status.set(State::Listening);
+        wrapped.status.set(State::Listening);
     }
 
     /// Says once, when its time is over, that the program does not listen where it should.
-    fn complain(&mut self, wrapped: &Wrapped) {
+    fn complain(&mut self, wrapped: &Wrapped, strangers: &[Pid]) {
         if self.ready.is_some()
             || self.complained
             || self.started.elapsed() < wrapped.config.timeout
@@ -362,7 +414,7 @@ impl Run {
         }
         self.complained = true;
         let (status, old_port) = (&wrapped.status, wrapped.old_port);
-        let seen = if holders(&proc::port_listeners(old_port)).is_empty() {
+        let seen = if holders(&listening::anywhere(old_port), strangers).is_empty() {
             format!("does it listen on port {old_port} at all?")
         } else {
             format!("it listens on port {old_port} by itself, so its port was not moved")
@@ -375,36 +427,29 @@ impl Run {
 
     /// How the program ended, if it is gone.
     ///
-    /// Its first process decides, unless that ended well and left others behind, as a daemon does: then the program lives as
-    /// long as one of them listens, and as long as one may still begin to.
-    fn gone(&self, start_limit: Duration) -> Option<Exit> {
+    /// When its first process ended well and left others behind, as a daemon does, it lives as long as one of them listens, and
+    /// as long as one may still begin to. When that process failed, what is left counts only as far as it listens; and a
+    /// program that is started again does not wait for that.
+    fn gone(&self, config: &WrapConfig) -> Option<Exit> {
         let (exit, ended) = self.exit?;
         if exit != Exit::Status(0) {
-            return Some(exit);
+            let lives_on = self.holds && config.mode != WrapMode::Respawn;
+            return (!lives_on).then_some(exit);
         }
         let (last_seen, limit) = match self.seen {
             Some(seen) => (seen.max(ended), GAP_LIMIT),
-            None => (ended, start_limit),
+            None => (ended, config.timeout),
         };
-        let may_live = self.any_left && (!self.holders.is_empty() || last_seen.elapsed() < limit);
+        let may_live = self.any_left && (self.holds || last_seen.elapsed() < limit);
         (!may_live).then_some(self.holder_exit.unwrap_or(exit))
     }
 
-    /// The processes that listen at this moment.
-    fn current_holders(&self) -> Vec<Pid> {
-        holders(&self.listeners)
-    }
-
-    /// A process of the program was stopped. If it wants to read from the terminal, it gets it, when that is ours to give; if
-    /// somebody pressed Ctrl-Z while it had it, we stop as well.
-    fn answer_stop(&mut self, pid: Pid, signal: Signal) {
+    /// Takes note that a process of the program was stopped: it wants to read from the terminal, or somebody pressed Ctrl-Z
+    /// while it had it. Then we stop as well.
+    fn note_stop(&mut self, pid: Pid, signal: i32) {
         match signal {
-            Signal::SIGTTIN | Signal::SIGTTOU if terminal::is_ours() => {
-                terminal::give_to(self.leader);
-                self.had_terminal = true;
-                child::signal_group(self.leader, Signal::SIGCONT);
-            }
-            Signal::SIGTSTP if pid == self.leader && terminal::take_back(self.leader) => {
+            libc::SIGTTIN | libc::SIGTTOU => self.wants_terminal = true,
+            libc::SIGTSTP if pid == self.leader && terminal::take_back(self.leader) => {
                 stop_self();
                 if terminal::is_ours() {
                     terminal::give_to(self.leader);
@@ -414,14 +459,24 @@ impl Run {
             _ => {}
         }
     }
+
+    /// Gives the program the terminal that it wants, as soon as that is ours to give.
+    fn answer_wish_for_terminal(&mut self) {
+        if self.wants_terminal && terminal::is_ours() {
+            terminal::give_to(self.leader);
+            child::signal_group(self.leader, Signal::SIGCONT);
+            self.wants_terminal = false;
+            self.had_terminal = true;
+        }
+    }
 }
 
 /// The processes of the program that have one of these sockets.
-fn holders(listeners: &[Listener]) -> Vec<Pid> {
+fn holders(listeners: &[Listener], strangers: &[Pid]) -> Vec<Pid> {
     if listeners.is_empty() {
         return Vec::new();
     }
-    proc::descendants()
+    proc::descendants(strangers)
         .into_iter()
         .filter(|&pid| proc::may_hold(pid, listeners))
         .collect()
