@@ -1,7 +1,10 @@
 //! What clients are connected to, and connecting to it.
 
 use std::fmt;
-use std::io;
+use std::io::{
+    self,
+    ErrorKind::{ConnectionRefused, ConnectionReset, NotFound},
+};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -222,10 +225,8 @@ async fn connect_wrapped(status: &Status, client: &Stream) -> Result<Stream, Con
             let (ConnectError::Connect(_, reason) | ConnectError::Unix(reason)) = &error else {
                 return Err(error);
             };
-            if !matches!(
-                reason.kind(),
-                io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound
-            ) {
+            let absent = [ConnectionRefused, ConnectionReset, NotFound];
+            if !absent.contains(&reason.kind()) {
                 return Err(error);
             }
         }

@@ -81,8 +81,12 @@ struct Run {
     holds: bool,
     /// Whether no process has ended since that was found out.
     holders_are_current: bool,
-    /// How a process ended that had.
-    holder_exit: Option<Exit>,
+    /// The one of them that stands for the program when its first process has ended: the nearest to us in the family.
+    daemon: Option<Pid>,
+    /// How the last one of those ended.
+    daemon_exit: Option<Exit>,
+    /// How the first process ended of those that it had left behind, for a daemon that was never seen.
+    other_exit: Option<Exit>,
     /// Whether anything of it is left.
     any_left: bool,
     /// Whether it was said that it does not listen.
@@ -343,7 +347,9 @@ impl Run {
             holders: Vec::new(),
             holds: false,
             holders_are_current: true,
-            holder_exit: None,
+            daemon: None,
+            daemon_exit: None,
+            other_exit: None,
             any_left: true,
             complained: false,
             wants_terminal: false,
@@ -358,8 +364,10 @@ impl Run {
         if pid == self.leader {
             self.exit = Some((exit, Instant::now()));
             terminal::take_back(pid);
-        } else if self.holders.contains(&pid) {
-            self.holder_exit = Some(exit);
+        } else if self.daemon == Some(pid) {
+            self.daemon_exit = Some(exit);
+        } else {
+            self.other_exit.get_or_insert(exit);
         }
     }
 
@@ -375,6 +383,9 @@ impl Run {
             let holders = holders(&listeners, strangers);
             self.listeners = listeners;
             self.holds = !holders.is_empty();
+            if self.exit.is_some() && !self.daemon.is_some_and(|daemon| holders.contains(&daemon)) {
+                self.daemon = holders.first().copied().or(self.daemon);
+            }
             if self.holds {
                 self.holders = holders;
             }
@@ -441,7 +452,7 @@ impl Run {
             None => (ended, config.timeout),
         };
         let may_live = self.any_left && (self.holds || last_seen.elapsed() < limit);
-        (!may_live).then_some(self.holder_exit.unwrap_or(exit))
+        (!may_live).then_some(self.daemon_exit.or(self.other_exit).unwrap_or(exit))
     }
 
     /// Takes note that a process of the program was stopped: it wants to read from the terminal, or somebody pressed Ctrl-Z
