@@ -163,7 +163,7 @@ async fn has_left(client: &Stream, early: &[u8]) {
     };
     if start.is_some_and(|first| first != CLOSE_FRAME) {
         // What it has sent is its target's, even if it goes now.
-        pending().await
+        pending::<()>().await;
     }
 }
 

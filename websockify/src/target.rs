@@ -1,10 +1,7 @@
 //! What clients are connected to, and connecting to it.
 
 use std::fmt;
-use std::io::{
-    self,
-    ErrorKind::{ConnectionRefused, ConnectionReset, NotFound},
-};
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -225,8 +222,13 @@ async fn connect_wrapped(status: &Status, client: &Stream) -> Result<Stream, Con
             let (ConnectError::Connect(_, reason) | ConnectError::Unix(reason)) = &error else {
                 return Err(error);
             };
-            let absent = [ConnectionRefused, ConnectionReset, NotFound];
-            if !absent.contains(&reason.kind()) {
+            let absent = matches!(
+                reason.kind(),
+                io::ErrorKind::ConnectionRefused
+                    | io::ErrorKind::ConnectionReset
+                    | io::ErrorKind::NotFound
+            );
+            if !absent {
                 return Err(error);
             }
         }
