@@ -59,11 +59,11 @@ pub(crate) async fn serve(
     let accepted = Mutex::new(None);
     let service = service_fn(|request: Request<Incoming>| {
         let mut response = match answer(&request, &admit) {
-            Ok(session) => {
+            Answer::Session(session) => {
                 *accepted.lock().expect("no other thread has it") = Some(session);
                 None
             }
-            Err(response) => {
+            Answer::Refusal(response) => {
                 log_request(&request, &response, peer);
                 Some(response)
             }
@@ -105,11 +105,16 @@ pub(crate) async fn serve(
     }
 }
 
-/// What to make of a request: a session, or this answer.
-fn answer<B>(
-    request: &Request<B>,
-    admit: impl Fn() -> bool,
-) -> Result<Session, Response<Full<Bytes>>> {
+/// What a request came to.
+enum Answer {
+    /// It becomes a session.
+    Session(Session),
+    /// It gets this answer, and the connection ends.
+    Refusal(Response<Full<Bytes>>),
+}
+
+/// What to make of a request.
+fn answer<B>(request: &Request<B>, admit: impl Fn() -> bool) -> Answer {
     let Acceptance {
         accept_key,
         subprotocol,
@@ -117,7 +122,7 @@ fn answer<B>(
     } = match handshake::judge(request) {
         Judgement::Accepted(acceptance) if admit() => acceptance,
         Judgement::Accepted(_) => {
-            return Err(refusal(
+            return Answer::Refusal(refusal(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "No more connections\n",
             ));
@@ -128,7 +133,7 @@ fn answer<B>(
             response
                 .headers_mut()
                 .insert(ALLOW, HeaderValue::from_static(""));
-            return Err(response);
+            return Answer::Refusal(response);
         }
         Judgement::UnknownVersion => {
             let text = "Upgrade Required: WebSocket version 13, 8 or 7\n";
@@ -139,9 +144,9 @@ fn answer<B>(
             response
                 .headers_mut()
                 .insert(UPGRADE, HeaderValue::from_static("websocket"));
-            return Err(response);
+            return Answer::Refusal(response);
         }
-        Judgement::Bad(text) => return Err(refusal(StatusCode::BAD_REQUEST, text)),
+        Judgement::Bad(text) => return Answer::Refusal(refusal(StatusCode::BAD_REQUEST, text)),
     };
     let subprotocol = subprotocol.map(|name| format!("Sec-WebSocket-Protocol: {name}\r\n"));
     let response = format!(
@@ -154,7 +159,7 @@ fn answer<B>(
         .path_and_query()
         .map_or("/", |path| path.as_str())
         .to_owned();
-    Ok(Session {
+    Answer::Session(Session {
         path,
         encoding,
         response,
