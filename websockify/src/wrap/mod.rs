@@ -9,6 +9,7 @@ mod listening;
 mod port;
 mod preload;
 mod proc;
+mod run;
 mod supervisor;
 
 use std::ffi::OsString;
