@@ -44,10 +44,11 @@ compliance: test-packages
 install:
 	$(BUILD)
 	install -D -m 755 target/release/websockify $(DESTDIR)$(PREFIX)/bin/websockify
+	install -D -m 755 target/release/rebind $(DESTDIR)$(PREFIX)/bin/rebind
 	install -D -m 644 target/release/librebind.so $(DESTDIR)$(PREFIX)/lib/websockify/librebind.so
 
 uninstall:
-	rm -f $(DESTDIR)$(PREFIX)/bin/websockify $(DESTDIR)$(PREFIX)/lib/websockify/librebind.so
+	rm -f $(DESTDIR)$(PREFIX)/bin/websockify $(DESTDIR)$(PREFIX)/bin/rebind $(DESTDIR)$(PREFIX)/lib/websockify/librebind.so
 
 clean:
 	$(CARGO) clean

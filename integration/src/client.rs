@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
-use crate::DEADLINE;
+use crate::target::limit;
 
 /// The mask of all frames; no byte of it equals another.
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
@@ -145,12 +145,7 @@ impl Client {
     /// Connects without sending anything.
     pub fn raw(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).expect("the server listens");
-        stream
-            .set_read_timeout(Some(DEADLINE))
-            .expect("a socket has a timeout");
-        stream
-            .set_write_timeout(Some(DEADLINE))
-            .expect("a socket has a timeout");
+        limit(&stream);
         stream
             .set_nodelay(true)
             .expect("a socket can do without delay");

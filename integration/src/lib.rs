@@ -13,7 +13,7 @@ mod system;
 mod target;
 
 pub use client::{Client, Handshake, Message, close_payload, frame, frame_header};
-pub use server::{Server, executable, run_to_end, theirs};
+pub use server::{Server, executable, run_to_end, session, theirs};
 pub use system::{Scratch, hash, in_own_network, listeners_on, pattern, wait_until};
 pub use target::{Target, reset};
 

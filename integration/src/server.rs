@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -14,7 +14,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::DEADLINE;
+use crate::client::Client;
 use crate::system::wait_until;
+use crate::target::Target;
 
 /// Whether the Python original is under test.
 pub fn theirs() -> bool {
@@ -69,6 +71,14 @@ pub fn run_to_end(arguments: &[&str]) -> Output {
     drop(done);
     watchdog.join().expect("the watchdog does not panic");
     output
+}
+
+/// A server, a client that it serves, and the target's end of that session.
+pub fn session() -> (Server, Client, TcpStream) {
+    let target = Target::new();
+    let server = Server::to(target.address());
+    let client = Client::connect(server.address());
+    (server, client, target.accept())
 }
 
 /// A running server, killed at the end if it still runs.

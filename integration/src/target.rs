@@ -37,12 +37,7 @@ impl Target {
         stream
             .set_nonblocking(false)
             .expect("a socket can be blocking");
-        stream
-            .set_read_timeout(Some(DEADLINE))
-            .expect("a socket has a timeout");
-        stream
-            .set_write_timeout(Some(DEADLINE))
-            .expect("a socket has a timeout");
+        limit(&stream);
         stream
     }
 
@@ -71,4 +66,14 @@ pub fn reset(stream: TcpStream) {
     };
     setsockopt(&stream.as_fd(), sockopt::Linger, &linger).expect("a socket can be reset");
     drop(stream);
+}
+
+/// Gives reading and writing the deadline.
+pub(crate) fn limit(stream: &TcpStream) {
+    stream
+        .set_read_timeout(Some(DEADLINE))
+        .expect("a socket has a timeout");
+    stream
+        .set_write_timeout(Some(DEADLINE))
+        .expect("a socket has a timeout");
 }

@@ -34,6 +34,7 @@ mod terminal;
 mod websocket;
 mod wrap;
 
+use std::ffi::OsString;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -193,7 +194,14 @@ fn announce(bound: &Bound, target: &TargetConfig, wrapped: Option<&Wrapped>) {
     tracing::info!("  - proxying from {} to {target}", bound.name());
 }
 
-/// The exit status for an error of [`run`].
+/// Replaces this process by a program whose `bind()` to `old_port` goes to `new_port` on loopback. Returns only when it cannot,
+/// and then why; [`exit_status`] tells the status for that.
+#[must_use]
+pub fn execute_rebound(old_port: u16, new_port: u16, command: &[OsString]) -> anyhow::Error {
+    wrap::execute(old_port, new_port, command)
+}
+
+/// The exit status for an error of [`run`] or [`execute_rebound`].
 #[must_use]
 pub fn exit_status(error: &anyhow::Error) -> u8 {
     error

@@ -1,6 +1,6 @@
 //! What clients and scripts rely on, and what the Python original does as well.
 
-use integration::{Client, Handshake, Server, Target, close_payload, frame, pattern};
+use integration::{Client, Handshake, Server, Target, close_payload, frame, pattern, session};
 
 #[test]
 fn an_upgrade_gets_the_accept_key_of_the_rfc() {
@@ -70,10 +70,7 @@ fn a_plain_request_without_web_is_405() {
 
 #[test]
 fn bytes_pass_both_ways_in_binary_messages() {
-    let target = Target::new();
-    let server = Server::to(target.address());
-    let mut client = Client::connect(server.address());
-    let mut peer = target.accept();
+    let (_server, mut client, mut peer) = session();
     for length in [1, 125, 126, 127, 65535, 65536, 200_000] {
         let bytes = pattern(length);
         client.send_binary(&bytes);
@@ -87,10 +84,7 @@ fn bytes_pass_both_ways_in_binary_messages() {
 
 #[test]
 fn fragments_and_empty_messages_are_a_stream_of_bytes() {
-    let target = Target::new();
-    let server = Server::to(target.address());
-    let mut client = Client::connect(server.address());
-    let mut peer = target.accept();
+    let (_server, mut client, mut peer) = session();
     for frame in [
         frame(0x02, b"one"),
         frame(0x00, b""),
@@ -107,10 +101,7 @@ fn fragments_and_empty_messages_are_a_stream_of_bytes() {
 
 #[test]
 fn a_ping_is_answered_with_its_payload() {
-    let target = Target::new();
-    let server = Server::to(target.address());
-    let mut client = Client::connect(server.address());
-    let _peer = target.accept();
+    let (_server, mut client, _peer) = session();
     for payload in [&b""[..], b"payload", &[7; 125]] {
         client.send(&frame(0x89, payload));
         let pong = client.read_frame();
@@ -120,10 +111,7 @@ fn a_ping_is_answered_with_its_payload() {
 
 #[test]
 fn a_close_is_echoed_and_the_target_reads_the_end_after_all_data() {
-    let target = Target::new();
-    let server = Server::to(target.address());
-    let mut client = Client::connect(server.address());
-    let mut peer = target.accept();
+    let (_server, mut client, mut peer) = session();
     client.send_binary(b"last words");
     client.send(&frame(0x88, &close_payload(1000, b"bye")));
     assert_eq!(client.read_frame().close().0, Some(1000));
@@ -134,10 +122,7 @@ fn a_close_is_echoed_and_the_target_reads_the_end_after_all_data() {
 
 #[test]
 fn a_target_that_ends_closes_the_client_with_1000() {
-    let target = Target::new();
-    let server = Server::to(target.address());
-    let mut client = Client::connect(server.address());
-    let mut peer = target.accept();
+    let (_server, mut client, mut peer) = session();
     std::io::Write::write_all(&mut peer, b"last words").unwrap();
     drop(peer);
     let (bytes, code, reason) = client.read_to_close();
@@ -163,10 +148,7 @@ fn a_target_that_cannot_be_reached_closes_the_client_with_1011() {
 
 #[test]
 fn a_text_frame_is_refused_with_1003() {
-    let target = Target::new();
-    let server = Server::to(target.address());
-    let mut client = Client::connect(server.address());
-    let _peer = target.accept();
+    let (_server, mut client, _peer) = session();
     client.send(&frame(0x81, b"text"));
     let (code, reason) = client.read_frame().close();
     assert_eq!(
@@ -177,10 +159,7 @@ fn a_text_frame_is_refused_with_1003() {
 
 #[test]
 fn an_unmasked_frame_is_a_protocol_error() {
-    let target = Target::new();
-    let server = Server::to(target.address());
-    let mut client = Client::connect(server.address());
-    let _peer = target.accept();
+    let (_server, mut client, _peer) = session();
     client.send(&[0x82, 3, b'b', b'a', b'd']);
     assert_eq!(client.read_frame().close().0, Some(1002));
 }

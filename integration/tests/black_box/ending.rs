@@ -5,7 +5,9 @@ use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::time::Instant;
 
-use integration::{Client, DEADLINE, Server, Target, frame, hash, pattern, reset, wait_until};
+use integration::{
+    Client, DEADLINE, Server, Target, frame, hash, pattern, reset, session, wait_until,
+};
 
 #[test]
 fn a_burst_of_a_target_that_closes_at_once_reaches_a_slow_client_whole() {
@@ -63,10 +65,7 @@ fn data_that_crosses_the_end_of_the_target_costs_nothing() {
 
 #[test]
 fn everything_before_a_close_reaches_a_slow_target() {
-    let target = Target::new();
-    let server = Server::to(target.address());
-    let mut client = Client::connect(server.address());
-    let mut peer = target.accept();
+    let (_server, mut client, mut peer) = session();
     let bytes = pattern(8 << 20);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -113,10 +112,7 @@ fn a_client_that_just_disappears_has_delivered_what_it_sent() {
 
 #[test]
 fn the_answer_to_a_half_closed_client_still_reaches_it() {
-    let target = Target::new();
-    let server = Server::to(target.address());
-    let mut client = Client::connect(server.address());
-    let mut peer = target.accept();
+    let (_server, mut client, mut peer) = session();
     client.send_binary(b"question");
     client.stream().shutdown(Shutdown::Write).unwrap();
     let mut question = Vec::new();
@@ -130,10 +126,7 @@ fn the_answer_to_a_half_closed_client_still_reaches_it() {
 
 #[test]
 fn a_half_closed_target_still_gets_what_the_client_sends_before_it_answers() {
-    let target = Target::new();
-    let server = Server::to(target.address());
-    let mut client = Client::connect(server.address());
-    let mut peer = target.accept();
+    let (_server, mut client, mut peer) = session();
     peer.write_all(b"that is all").unwrap();
     peer.shutdown(Shutdown::Write).unwrap();
     let (bytes, code, _) = client.read_to_close();
@@ -148,10 +141,7 @@ fn a_half_closed_target_still_gets_what_the_client_sends_before_it_answers() {
 
 #[test]
 fn a_reset_of_the_target_gives_the_client_what_arrived_and_a_close() {
-    let target = Target::new();
-    let mut server = Server::to(target.address());
-    let mut client = Client::connect(server.address());
-    let mut peer = target.accept();
+    let (mut server, mut client, mut peer) = session();
     peer.write_all(b"before").unwrap();
     assert_eq!(client.read_binary(6), b"before");
     reset(peer);
@@ -163,10 +153,7 @@ fn a_reset_of_the_target_gives_the_client_what_arrived_and_a_close() {
 
 #[test]
 fn a_reset_of_the_client_ends_the_target() {
-    let target = Target::new();
-    let mut server = Server::to(target.address());
-    let mut client = Client::connect(server.address());
-    let mut peer = target.accept();
+    let (mut server, mut client, mut peer) = session();
     client.send_binary(b"before");
     let mut arrived = [0; 6];
     peer.read_exact(&mut arrived).unwrap();
@@ -178,10 +165,7 @@ fn a_reset_of_the_client_ends_the_target() {
 #[test]
 fn a_target_that_echoes_does_not_block_the_end() {
     // The client reads nothing, sends more than all buffers hold of the echo, and closes.
-    let target = Target::new();
-    let server = Server::to(target.address());
-    let mut client = Client::connect(server.address());
-    let peer = target.accept();
+    let (_server, mut client, peer) = session();
     let mut echo = peer.try_clone().unwrap();
     let received = std::thread::spawn(move || {
         let (mut peer, mut part, mut total) = (peer, vec![0; 1 << 16], 0);
@@ -235,10 +219,7 @@ fn a_client_that_ignores_our_close_is_cut_off_within_ten_seconds() {
 
 #[test]
 fn a_client_that_floods_still_gets_what_its_target_sends_and_a_close() {
-    let target = Target::new();
-    let server = Server::to(target.address());
-    let mut flooder = Client::connect(server.address());
-    let mut peer = target.accept();
+    let (server, mut flooder, mut peer) = session();
     let mut reader = Client::from_stream(flooder.stream().try_clone().unwrap());
     let mut sink = peer.try_clone().unwrap();
     std::thread::scope(|scope| {
@@ -258,10 +239,7 @@ fn a_client_that_floods_still_gets_what_its_target_sends_and_a_close() {
 
 #[test]
 fn a_target_that_pauses_longer_than_any_drain_still_gets_everything() {
-    let target = Target::new();
-    let server = Server::to(target.address());
-    let mut client = Client::connect(server.address());
-    let mut peer = target.accept();
+    let (_server, mut client, mut peer) = session();
     nix::sys::socket::setsockopt(&peer, nix::sys::socket::sockopt::RcvBuf, &4096).unwrap();
     let sent = pattern(300_000);
     client.send_binary(&sent);
@@ -287,10 +265,7 @@ fn a_target_that_pauses_longer_than_any_drain_still_gets_everything() {
 
 #[test]
 fn a_violation_while_the_target_is_sending_is_still_told() {
-    let target = Target::new();
-    let server = Server::to(target.address());
-    let mut client = Client::connect(server.address());
-    let mut peer = target.accept();
+    let (_server, mut client, mut peer) = session();
     let flood = std::thread::spawn(move || while peer.write_all(&[0; 1 << 16]).is_ok() {});
     assert_eq!(client.read_frame().first, 0x82);
     client.send(&frame(0x83, b"bad"));

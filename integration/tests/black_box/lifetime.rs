@@ -4,7 +4,7 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::time::Instant;
 
-use integration::{Client, Server, Target, frame, pattern, wait_until};
+use integration::{Client, Server, Target, frame, pattern, session, wait_until};
 use nix::sys::signal::Signal;
 
 #[test]
@@ -41,10 +41,7 @@ fn a_stop_tells_every_client_and_frees_the_port() {
 
 #[test]
 fn a_stop_does_not_wait_for_clients_that_are_stuck() {
-    let target = Target::new();
-    let mut server = Server::to(target.address());
-    let stuck = Client::connect(server.address());
-    let mut peer = target.accept();
+    let (mut server, stuck, mut peer) = session();
     peer.set_nonblocking(true).unwrap();
     while peer.write(&[0; 1 << 16]).is_ok() {}
     let silent = Client::raw(server.address());

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use integration::{
-    Client, Handshake, Server, Target, close_payload, frame, frame_header, hash, pattern,
+    Client, Handshake, Server, Target, close_payload, frame, frame_header, hash, pattern, session,
     wait_until,
 };
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, getsockname, socket};
@@ -32,10 +32,7 @@ fn read_exact(stream: &mut impl Read, length: usize) -> Vec<u8> {
 
 #[test]
 fn sizes_around_every_boundary_pass_both_ways() {
-    let target = Target::new();
-    let server = Server::to(target.address());
-    let mut client = Client::connect(server.address());
-    let mut peer = target.accept();
+    let (_server, mut client, mut peer) = session();
     for length in [
         0, 1, 124, 125, 126, 127, 128, 65534, 65535, 65536, 65537, 131_072, 1_000_003,
     ] {
@@ -49,10 +46,7 @@ fn sizes_around_every_boundary_pass_both_ways() {
 
 #[test]
 fn sixteen_mebibytes_pass_both_ways_at_once() {
-    let target = Target::new();
-    let server = Server::to(target.address());
-    let mut client = Client::connect(server.address());
-    let mut peer = target.accept();
+    let (_server, mut client, mut peer) = session();
     let (up, down) = (pattern(16 << 20), pattern((16 << 20) + 1));
     let (up_hash, down_hash) = (hash(&up), hash(&down));
     let mut sender = Client::from_stream(client.stream().try_clone().unwrap());
@@ -70,10 +64,7 @@ fn sixteen_mebibytes_pass_both_ways_at_once() {
 fn one_huge_frame_streams_through_without_memory() {
     const LENGTH: usize = 256 << 20;
     const PART: usize = 1 << 20;
-    let target = Target::new();
-    let server = Server::to(target.address());
-    let mut client = Client::connect(server.address());
-    let mut peer = target.accept();
+    let (server, mut client, mut peer) = session();
     client.send_binary(b"warm");
     read_exact(&mut peer, 4);
     let before = server.resident_memory();
@@ -96,10 +87,7 @@ fn one_huge_frame_streams_through_without_memory() {
 
 #[test]
 fn payload_arrives_while_its_frame_is_still_open() {
-    let target = Target::new();
-    let server = Server::to(target.address());
-    let mut client = Client::connect(server.address());
-    let mut peer = target.accept();
+    let (_server, mut client, mut peer) = session();
     let whole = frame(0x82, b"half and half");
     let (first, second) = whole.split_at(whole.len() - 4);
     client.send(first);
@@ -110,10 +98,7 @@ fn payload_arrives_while_its_frame_is_still_open() {
 
 #[test]
 fn single_bytes_in_single_segments_make_the_same_stream() {
-    let target = Target::new();
-    let server = Server::to(target.address());
-    let mut client = Client::connect(server.address());
-    let mut peer = target.accept();
+    let (_server, mut client, mut peer) = session();
     let stream = [
         frame(0x02, b"one"),
         frame(0x89, b"ping"),
@@ -133,10 +118,7 @@ fn single_bytes_in_single_segments_make_the_same_stream() {
 
 #[test]
 fn pings_between_fragments_are_answered_in_order() {
-    let target = Target::new();
-    let server = Server::to(target.address());
-    let mut client = Client::connect(server.address());
-    let mut peer = target.accept();
+    let (_server, mut client, mut peer) = session();
     client.send(&frame(0x02, b"a"));
     for number in 0..20_u8 {
         client.send(&frame(0x89, &[number]));

@@ -172,3 +172,51 @@ fn it_tells_what_it_moves_only_when_asked() {
         "{told}"
     );
 }
+
+#[test]
+fn the_rebind_command_moves_a_program_and_leaves_it_alone_otherwise() {
+    let rebind = integration::executable().with_file_name("rebind");
+    let (old, new) = (free_port(), free_port());
+    let script = program();
+    let run = |arguments: &[&str]| {
+        Command::new(&rebind)
+            .args(arguments)
+            .env("REBIND_DEBUG", "1")
+            .output()
+            .unwrap()
+    };
+    let (old_port, new_port) = (old.to_string(), new.to_string());
+    let moved = run(&[
+        &old_port,
+        &new_port,
+        "python3",
+        script.to_str().unwrap(),
+        "binds",
+        &old_port,
+    ]);
+    let stderr = String::from_utf8(moved.stderr).unwrap();
+    assert!(
+        stderr.contains(&format!(
+            "bind 0.0.0.0:{old} moved to 127.0.0.1:{new}: errno 0"
+        )),
+        "{stderr}"
+    );
+    assert_eq!(
+        run(&[&old_port, &new_port, "sh", "-c", "exit 5"])
+            .status
+            .code(),
+        Some(5)
+    );
+    assert_eq!(
+        run(&[&old_port, &new_port, "no-such-program"])
+            .status
+            .code(),
+        Some(127)
+    );
+    assert_eq!(
+        run(&[&old_port, &new_port, "/etc/passwd"]).status.code(),
+        Some(126)
+    );
+    assert_eq!(run(&[&old_port, "0", "true"]).status.code(), Some(2));
+    assert_eq!(run(&[&old_port]).status.code(), Some(2));
+}

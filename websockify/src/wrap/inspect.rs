@@ -330,11 +330,11 @@ fn inspect_elf(file: File) -> object::Result<Option<&'static str>> {
     })
 }
 
-/// What it means that a program could not be executed; `text` tells it.
-pub(crate) fn unstartable(error: &io::Error, text: String) -> Obstacle {
-    match error.kind() {
-        io::ErrorKind::NotFound => Obstacle::Missing(text),
-        _ => Obstacle::Unexecutable(text),
+/// What it means that a program could not be executed.
+pub(crate) fn unstartable(error: &io::Error, program: &OsStr) -> Obstacle {
+    match (error.kind(), unexecutable(Path::new(program), error)) {
+        (io::ErrorKind::NotFound, Obstacle::Unexecutable(text)) => Obstacle::Missing(text),
+        (_, obstacle) => obstacle,
     }
 }
 

@@ -18,7 +18,9 @@ use std::fs::{self, Permissions};
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -241,6 +243,23 @@ impl Wrapped {
         let result = Supervisor::new(self, gone)?.run(orders).await;
         status.set(State::Gone);
         result
+    }
+}
+
+/// Replaces this process by a program that is moved, and returns only when that fails.
+pub(crate) fn execute(old_port: u16, new_port: u16, command: &[OsString]) -> anyhow::Error {
+    let prepared = inspect::check_preload(command)
+        .map_err(anyhow::Error::from)
+        .and_then(|()| preload::environment(old_port, new_port));
+    match prepared {
+        Ok(environment) => {
+            let error = Command::new(&command[0])
+                .args(&command[1..])
+                .envs(environment)
+                .exec();
+            inspect::unstartable(&error, &command[0]).into()
+        }
+        Err(error) => error,
     }
 }
 

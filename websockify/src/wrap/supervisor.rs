@@ -19,7 +19,7 @@ use super::run::{Run, holders, stop_self};
 use super::{Order, State, Wrapped, inspect};
 use crate::cli::WrapMode;
 use crate::future::or_never;
-use crate::{sys, terminal};
+use crate::terminal;
 
 /// How often a program that does not listen is looked at: the more often, the shorter it has been so.
 const LOOK_INTERVALS: (Duration, Duration) =
@@ -105,14 +105,7 @@ impl Supervisor {
             .spawner
             .spawn(command, &self.wrapped.environment)
             .await
-            .map_err(|error| {
-                let text = format!(
-                    "cannot execute '{}': {}",
-                    command[0].display(),
-                    sys::describe(&error)
-                );
-                inspect::unstartable(&error, text)
-            })?;
+            .map_err(|error| inspect::unstartable(&error, &command[0]))?;
         self.stage = Stage::Running(Run::new(leader));
         Ok(())
     }
