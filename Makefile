@@ -12,7 +12,7 @@ PREFIX ?= /usr/local
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 BUILD := $(CARGO) build --release --locked -p websockify -p rebind
 RUN_PACKAGES := telnetd-ssl
-TEST_PACKAGES := telnetd-ssl tigervnc-standalone-server tigervnc-tools python3 python3-venv iproute2 gcc libc6-dev binutils util-linux
+TEST_PACKAGES := telnetd-ssl tigervnc-standalone-server tigervnc-tools python3 python3-venv iproute2 gcc libc6-dev binutils util-linux busybox-static
 COMPLIANCE := target/compliance
 
 .PHONY: run test check compliance install uninstall clean run-packages test-packages

@@ -64,6 +64,10 @@ pub struct Args {
     #[arg(long, value_name = "MODE", value_enum, default_value_t = WrapMode::Exit, alias = "wrap")]
     pub wrap_mode: WrapMode,
 
+    /// How the wrapped program's port is moved
+    #[arg(long, value_name = "METHOD", value_enum, default_value_t = WrapMethod::Auto)]
+    pub wrap_method: WrapMethod,
+
     /// Port that the wrapped program binds, if it is not the one we listen on
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub wrap_port: Option<u16>,
@@ -110,6 +114,19 @@ pub enum WrapMode {
     Ignore,
     /// Start the program again
     Respawn,
+}
+
+/// How the wrapped program's port is moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WrapMethod {
+    /// By preloading where that reaches the program, else by seccomp
+    Auto,
+    /// By a preloaded library
+    Preload,
+    /// By a seccomp filter on bind()
+    Seccomp,
+    /// Not at all: it listens by itself, on --wrap-port or on the unix target
+    None,
 }
 
 /// A hundred years: nobody waits longer.

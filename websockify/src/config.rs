@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::addr::{AddressError, HostPort, ListenAddr};
-use crate::cli::{Args, FOREVER, WrapMode};
+use crate::cli::{Args, FOREVER, WrapMethod, WrapMode};
 
 /// What a command line asks for. It cannot be inconsistent.
 #[derive(Debug)]
@@ -47,6 +47,8 @@ pub struct WrapConfig {
     pub command: Vec<OsString>,
     /// The port that the program binds; `None` when it is the one we listen on.
     pub port: Option<u16>,
+    /// How its port is moved.
+    pub method: WrapMethod,
     /// What to do when it has ended.
     pub mode: WrapMode,
     /// How long clients wait for it to listen.
@@ -147,11 +149,21 @@ impl TryFrom<Args> for Config {
                 "a wrapped program with --unix-listen needs --wrap-port, the port that the program binds",
             );
         }
+        if wrapped
+            && args.wrap_method == WrapMethod::None
+            && args.wrap_port.is_none()
+            && unix_target.is_none()
+        {
+            return usage(
+                "--wrap-method=none needs --wrap-port or --unix-target, where the program listens by itself",
+            );
+        }
         let wrap = wrapped
             .then(|| {
                 Ok(WrapConfig {
                     command: args.command,
                     port: args.wrap_port,
+                    method: args.wrap_method,
                     mode: args.wrap_mode,
                     timeout: some_time(args.wrap_timeout).unwrap_or(FOREVER),
                     ready_file: args

@@ -8,6 +8,7 @@
 //! - [`ending`]: nothing is lost, whoever ends first and however.
 //! - [`lifetime`]: stopping, run-once, timeouts, leaks.
 //! - [`shim`]: the preloaded library itself.
+//! - [`methods`]: how a port is moved: preloading, seccomp, not at all.
 //! - [`wrapping`]: wrapped programs, from one-liners to daemons.
 //! - [`real`]: telnetd and VNC.
 
@@ -16,6 +17,7 @@ mod compatible;
 mod ending;
 mod lifetime;
 mod listening;
+mod methods;
 mod real;
 mod session;
 mod shim;

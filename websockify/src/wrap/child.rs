@@ -8,6 +8,8 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::mpsc;
@@ -17,6 +19,8 @@ use nix::errno::Errno;
 use nix::sys::signal::{self, Signal};
 use nix::unistd::{self, Pid};
 use tokio::sync::oneshot;
+
+use super::{Method, seccomp};
 
 /// Starts processes from a thread that lives as long as this process: the kernel sends the signal that takes the program along
 /// with us when the *thread* that started it ends.
@@ -48,25 +52,37 @@ impl Spawner {
     }
 
     /// Starts a program without a shell, in a process group of its own, with signals as a program expects them.
-    pub(super) async fn spawn(
-        &self,
-        command: &[OsString],
-        environment: &[(&'static str, OsString)],
-    ) -> io::Result<Pid> {
+    pub(super) async fn spawn(&self, command: &[OsString], method: &Method) -> io::Result<Pid> {
         let (program, arguments) = command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
         let mut order = Command::new(program);
-        order
-            .args(arguments)
-            .envs(environment.iter().map(|(name, value)| (name, value)))
-            .process_group(0);
+        order.args(arguments).process_group(0);
         let parent = Pid::this();
         // SAFETY: `prepare` makes system calls only, as is demanded between fork and exec.
         unsafe { order.pre_exec(move || prepare(parent)) };
+        let mut questions = None;
+        match method {
+            Method::Untouched => {}
+            Method::Preload(environment) => {
+                order.envs(environment.iter().map(|(name, value)| (name, value)));
+            }
+            Method::Seccomp(filter, rule) => {
+                let (ours, theirs) = UnixStream::pair()?;
+                let filter = filter.clone();
+                // SAFETY: so does this, and what it uses was made before.
+                unsafe { order.pre_exec(move || filter.apply(theirs.as_raw_fd())) };
+                questions = Some((ours, *rule));
+            }
+        }
         let (answer, child) = oneshot::channel();
         self.orders
             .send((order, answer))
             .map_err(|_| io::ErrorKind::BrokenPipe)?;
-        child.await.map_err(|_| io::ErrorKind::BrokenPipe)?
+        let child = child.await.map_err(|_| io::ErrorKind::BrokenPipe)??;
+        if let Some((channel, rule)) = questions {
+            // It was sent before the program began. Until it is heard, a bind waits; if that fails, a bind fails.
+            seccomp::supervise(&channel, rule)?;
+        }
+        Ok(child)
     }
 }
 

@@ -116,8 +116,8 @@ pub(crate) fn check_preload(command: &[OsString]) -> Result<(), Obstacle> {
 fn follow(path: &Path, arguments: &[OsString], depth: usize) -> Result<(), Obstacle> {
     let not_reached = |reason: &str| {
         Err(Obstacle::Unreached(format!(
-            "cannot move the port of '{}': {reason}, so LD_PRELOAD does not reach it; let it listen on another port by \
-             itself and give that as the target",
+            "cannot move the port of '{}': {reason}, so LD_PRELOAD does not reach it; try \
+             --wrap-method=seccomp",
             path.display()
         )))
     };

@@ -22,10 +22,10 @@ pub(super) struct Listener {
     pub(super) address: String,
 }
 
-/// The sockets that listen on `port` of a loopback address.
-pub(super) fn on_loopback(port: u16) -> Vec<Listener> {
+/// The sockets that listen on `port` of a loopback address or of every address.
+pub(super) fn reachable_on_loopback(port: u16) -> Vec<Listener> {
     let mut found = on_port(port);
-    found.retain(|(address, _)| address.ip().is_loopback());
+    found.retain(|(address, _)| address.ip().is_loopback() || address.ip().is_unspecified());
     found.into_iter().map(named).collect()
 }
 

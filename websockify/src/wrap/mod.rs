@@ -9,7 +9,14 @@ mod listening;
 mod port;
 mod preload;
 mod proc;
+#[path = "../../../rebind/src/redirect.rs"]
+#[allow(
+    dead_code,
+    reason = "the shim's own decision, of which the shim uses more"
+)]
+mod redirect;
 mod run;
+mod seccomp;
 mod supervisor;
 
 use std::ffi::OsString;
@@ -25,30 +32,74 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use tempfile::NamedTempFile;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
+use crate::cli::WrapMethod;
 use crate::config::WrapConfig;
 use crate::sys;
 
 pub(crate) use inspect::Obstacle;
 use listening::Listener;
 use port::Reservation;
+use redirect::Rule;
+use seccomp::Filter;
 use supervisor::Supervisor;
 
 /// A program that is ready to be started.
 #[derive(Debug)]
 pub(crate) struct Wrapped {
     config: WrapConfig,
-    environment: Vec<(&'static str, OsString)>,
+    method: Method,
     /// The port that the program binds.
     old_port: u16,
     ready_file: Option<ReadyFile>,
     status: Status,
-    _reservation: Reservation,
+    _reservation: Option<Reservation>,
+}
+
+/// How a program's port is moved.
+#[derive(Debug)]
+enum Method {
+    /// By the shim, which these variables bring in.
+    Preload(Vec<(&'static str, OsString)>),
+    /// By a seccomp filter.
+    Seccomp(Filter, Rule),
+    /// Not at all.
+    Untouched,
+}
+
+impl Method {
+    /// The method that is asked for, or that reaches the program.
+    fn choose(config: &WrapConfig, rule: Rule) -> Result<Self> {
+        let preloadable = inspect::check_preload(&config.command);
+        let method = match (config.method, preloadable) {
+            (_, Err(obstacle @ (Obstacle::Missing(_) | Obstacle::Unexecutable(_)))) => {
+                return Err(obstacle.into());
+            }
+            (WrapMethod::Preload | WrapMethod::Auto, Ok(())) => {
+                Self::Preload(preload::environment(rule)?)
+            }
+            (WrapMethod::Preload, Err(obstacle)) => return Err(obstacle.into()),
+            // It is asked for on its unix socket, so its port does not matter.
+            (WrapMethod::Auto, Err(_)) if config.unix_target.is_some() => Self::Untouched,
+            (WrapMethod::Auto, Err(obstacle)) => {
+                tracing::debug!("{obstacle}");
+                Self::Seccomp(Filter::new().with_context(|| obstacle.to_string())?, rule)
+            }
+            (WrapMethod::Seccomp, _) => Self::Seccomp(Filter::new()?, rule),
+            (WrapMethod::None, _) => Self::Untouched,
+        };
+        if matches!(&method, Self::Seccomp(filter, _) if filter.weakens()) {
+            tracing::warn!(
+                "the port is moved by seccomp, not as root: set-user-ID programs have no power under it"
+            );
+        }
+        Ok(method)
+    }
 }
 
 /// What connections know of the program.
@@ -173,7 +224,7 @@ impl Status {
     /// The sockets on which the program listens for us; `processes` gives those that it consists of.
     fn listeners(&self, processes: impl FnOnce() -> Vec<Pid>) -> Vec<Listener> {
         match &self.0.spot {
-            Spot::Port(port) => listening::on_loopback(*port),
+            Spot::Port(port) => listening::reachable_on_loopback(*port),
             Spot::Unix(path) => proc::unix_listeners(path, processes),
         }
     }
@@ -186,13 +237,16 @@ impl Wrapped {
     /// # Errors
     /// Among others an [`Obstacle`], which has an exit status of its own.
     pub(crate) fn new(config: WrapConfig, old_port: u16, listen: String) -> Result<Self> {
-        let reservation = Reservation::new()?;
-        let environment = match inspect::check_preload(&config.command) {
-            // It is asked for on its unix socket, so its port does not matter.
-            Err(Obstacle::Unreached(_)) if config.unix_target.is_some() => Vec::new(),
-            Err(obstacle) => return Err(obstacle.into()),
-            Ok(()) => preload::environment(old_port, reservation.port())?,
+        let reservation = (config.method != WrapMethod::None)
+            .then(Reservation::new)
+            .transpose()?;
+        // A program that is not touched listens where it says.
+        let new_port = reservation.as_ref().map_or(old_port, Reservation::port);
+        let rule = Rule {
+            old: old_port,
+            new: new_port,
         };
+        let method = Method::choose(&config, rule)?;
         let ready_file = config
             .ready_file
             .clone()
@@ -208,7 +262,7 @@ impl Wrapped {
             spot: config
                 .unix_target
                 .clone()
-                .map_or(Spot::Port(reservation.port()), Spot::Unix),
+                .map_or(Spot::Port(new_port), Spot::Unix),
             timeout: config.timeout,
             state: watch::Sender::new(State::Starting),
             doubt: Notify::new(),
@@ -216,7 +270,7 @@ impl Wrapped {
         }));
         Ok(Self {
             config,
-            environment,
+            method,
             old_port,
             ready_file,
             status,
@@ -250,7 +304,12 @@ impl Wrapped {
 pub(crate) fn execute(old_port: u16, new_port: u16, command: &[OsString]) -> anyhow::Error {
     let prepared = inspect::check_preload(command)
         .map_err(anyhow::Error::from)
-        .and_then(|()| preload::environment(old_port, new_port));
+        .and_then(|()| {
+            preload::environment(Rule {
+                old: old_port,
+                new: new_port,
+            })
+        });
     match prepared {
         Ok(environment) => {
             let error = Command::new(&command[0])

@@ -20,6 +20,8 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::unistd::Uid;
 
+use super::redirect::Rule;
+
 /// The shim.
 const SHIM: &[u8] = include_bytes!(env!("REBIND_LIBRARY"));
 /// Where an installed shim is, seen from the directory of the executable.
@@ -29,8 +31,8 @@ const UNFINISHED: &str = ".librebind-";
 /// After which time an unfinished file is one that somebody was killed over.
 const ABANDONED: Duration = Duration::from_secs(60);
 
-/// The variables that move `old` to `new` in a program and all that it starts.
-pub(super) fn environment(old: u16, new: u16) -> Result<Vec<(&'static str, OsString)>> {
+/// The variables that move a port in a program and all that it starts.
+pub(super) fn environment(rule: Rule) -> Result<Vec<(&'static str, OsString)>> {
     let mut preload = library()?.into_os_string();
     if let Some(others) = std::env::var_os("LD_PRELOAD").filter(|others| !others.is_empty()) {
         preload.push(":");
@@ -38,8 +40,8 @@ pub(super) fn environment(old: u16, new: u16) -> Result<Vec<(&'static str, OsStr
     }
     Ok(vec![
         ("LD_PRELOAD", preload),
-        ("REBIND_OLD_PORT", old.to_string().into()),
-        ("REBIND_NEW_PORT", new.to_string().into()),
+        ("REBIND_OLD_PORT", rule.old.to_string().into()),
+        ("REBIND_NEW_PORT", rule.new.to_string().into()),
     ])
 }
 

@@ -103,7 +103,7 @@ impl Supervisor {
         let command = &self.wrapped.config.command;
         let leader = self
             .spawner
-            .spawn(command, &self.wrapped.environment)
+            .spawn(command, &self.wrapped.method)
             .await
             .map_err(|error| inspect::unstartable(&error, &command[0]))?;
         self.stage = Stage::Running(Run::new(leader));
