@@ -167,7 +167,7 @@ fn a_program_that_never_listens_is_told_of_and_its_clients_are_refused() {
     let (_, code, reason) = client.read_to_close();
     assert_eq!(code, Some(1011));
     assert!(reason.contains("not listening"), "{reason}");
-    server.wait_for_line("does not listen after 0.5 s");
+    server.wait_for_line("does not listen there after 0.5 s: it listens on no TCP port");
 }
 
 #[test]
@@ -188,6 +188,20 @@ fn a_program_that_listens_on_its_port_by_itself_is_told_of() {
     let mut server = wrap_on(listener, &options, &["sh", "-c", &script]);
     server.wait_for_line(&format!(
         "it listens on port {own} by itself, so its port was not moved"
+    ));
+}
+
+#[test]
+fn a_program_that_listens_elsewhere_is_told_of() {
+    let other = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+        .to_string();
+    let mut server = wrap_script(&["--wrap-timeout", "1"], "echo", &other);
+    server.wait_for_line(&format!(
+        "it listens on 0.0.0.0:{other}; --wrap-port tells which port it binds"
     ));
 }
 

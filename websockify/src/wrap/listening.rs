@@ -29,9 +29,9 @@ pub(super) fn reachable_on_loopback(port: u16) -> Vec<Listener> {
     found.into_iter().map(named).collect()
 }
 
-/// The sockets that listen on `port`, whatever their address.
-pub(super) fn anywhere(port: u16) -> Vec<Listener> {
-    on_port(port).into_iter().map(named).collect()
+/// All sockets that listen.
+pub(super) fn everywhere() -> Vec<Listener> {
+    on_port(0).into_iter().map(named).collect()
 }
 
 fn named((address, inode): Found) -> Listener {
@@ -44,6 +44,7 @@ fn named((address, inode): Found) -> Listener {
 /// An address, an IPv4 one as such also when it is mapped, and the inode of the socket.
 type Found = (SocketAddr, u64);
 
+/// The sockets that listen on `port`; 0 is every port.
 fn on_port(port: u16) -> Vec<Found> {
     ask_kernel(port).unwrap_or_else(|_| read_tables(port))
 }
@@ -81,7 +82,7 @@ fn ask_kernel(port: u16) -> io::Result<Vec<Found>> {
     Ok(found)
 }
 
-/// Asks for all sockets of a family that listen on `port`.
+/// Asks for all sockets of a family that listen on `port`; the kernel, too, takes 0 for every port.
 fn request(family: u8, port: u16) -> [u8; REQUEST] {
     let mut request = [0; REQUEST];
     let dump = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
@@ -108,7 +109,7 @@ fn parse_answer(mut datagram: &[u8], port: u16, found: &mut Vec<Found>) -> io::R
             _ => {
                 let (address, inode) = parse_message(message).ok_or_else(malformed)?;
                 // An old kernel may not have filtered.
-                if address.port() == port {
+                if port == 0 || address.port() == port {
                     found.push((address, inode));
                 }
             }
@@ -158,7 +159,7 @@ fn listening_rows(table: impl Read, port: u16) -> Vec<Found> {
         let (Some(address), Ok(inode)) = (parse_address(local), inode.parse()) else {
             break;
         };
-        if address.port() == port {
+        if port == 0 || address.port() == port {
             found.push((address, inode));
         }
     }
@@ -230,6 +231,7 @@ mod tests {
             assert_eq!(asked.len(), 1, "{address}");
             assert_eq!(asked[0].0, listener.local_addr().unwrap());
             assert_eq!(asked, read_tables(port));
+            assert!(everywhere().contains(&named(asked[0])));
             drop(listener);
             assert_eq!(ask_kernel(port).unwrap(), []);
             assert_eq!(read_tables(port), []);

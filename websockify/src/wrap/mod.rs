@@ -72,6 +72,17 @@ enum Method {
     Untouched,
 }
 
+/// What a user may do when it did not work.
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Preload(_) => "by preloading, which did not reach it; try --wrap-method=seccomp",
+            Self::Seccomp(..) => "by seccomp, which did not reach it",
+            Self::Untouched => "as was asked for",
+        })
+    }
+}
+
 impl Method {
     /// The method that is asked for, or that reaches the program.
     fn choose(config: &WrapConfig, rule: Rule) -> Result<Self> {

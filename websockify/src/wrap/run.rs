@@ -142,13 +142,35 @@ impl Run {
         }
         self.complained = true;
         let (status, old_port) = (&wrapped.status, wrapped.old_port);
-        let seen = if holders(&listening::anywhere(old_port), strangers).is_empty() {
-            format!("does it listen on port {old_port} at all?")
+        let processes = proc::descendants(strangers);
+        let is_its_own = |listener: &Listener| {
+            processes
+                .iter()
+                .any(|&pid| proc::may_hold(pid, std::slice::from_ref(listener)))
+        };
+        let addresses: Vec<String> = listening::everywhere()
+            .into_iter()
+            .filter(is_its_own)
+            .map(|listener| listener.address)
+            .collect();
+        let seen = if addresses
+            .iter()
+            .any(|address| address.ends_with(&format!(":{old_port}")))
+        {
+            format!(
+                "it listens on port {old_port} by itself, so its port was not moved ({})",
+                wrapped.method
+            )
+        } else if addresses.is_empty() {
+            "it listens on no TCP port".to_owned()
         } else {
-            format!("it listens on port {old_port} by itself, so its port was not moved")
+            format!(
+                "it listens on {}; --wrap-port tells which port it binds",
+                addresses.join(" and ")
+            )
         };
         tracing::warn!(
-            "{status} does not listen after {} s; {seen}",
+            "{status} does not listen there after {} s: {seen}",
             wrapped.config.timeout.as_secs_f64()
         );
     }
