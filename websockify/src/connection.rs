@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::config::SessionConfig;
 use crate::http::{self, Session};
@@ -24,6 +25,8 @@ use crate::websocket::frame::{CLOSE_FRAME, append_close};
 
 /// How long a client may take to say what it wants.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+/// How long connections that are no sessions may go on when the server takes no more.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// What a TLS client is told when there is no certificate: a fatal `handshake_failure` alert (RFC 8446, section 6).
 const TLS_ALERT: &[u8] = &[0x15, 0x03, 0x01, 0x00, 0x02, 0x02, 0x28];
 
@@ -71,8 +74,11 @@ pub(crate) async fn handle(
     };
     let upgraded = tokio::select! {
         biased;
-        // What is no session yet need not become one any more.
-        _ = phase.wait_for(|&phase| phase > Phase::Serving) => None,
+        // What is no session yet need not become one any more, but may be told so.
+        () = async {
+            _ = phase.wait_for(|&phase| phase > Phase::Serving).await;
+            _ = timeout(LAST_ANSWERS, phase.wait_for(|&phase| phase == Phase::Stopping)).await;
+        } => None,
         upgraded = until_session => upgraded,
     };
     let Some((mut client, early, session)) = upgraded else {
@@ -105,9 +111,9 @@ async fn serve_session(
     let mut stopping = phase.clone();
     let connected = tokio::select! {
         biased;
-        () = has_left(client, early) => Err(Unconnected::Left),
+        () = has_left(client, early, target.may_be_starting()) => Err(Unconnected::Left),
         _ = stopping.wait_for(|&phase| phase == Phase::Stopping) => Err(Unconnected::Refused(Close::GOING_AWAY)),
-        connected = target.connect(client) => connected.map_err(|error| {
+        connected = target.connect() => connected.map_err(|error| {
             tracing::warn!(%peer, "cannot connect to {target}: {error}");
             Unconnected::Refused(match error {
                 ConnectError::NotListening(_) | ConnectError::Gone => Close::NOT_READY,
@@ -147,21 +153,23 @@ enum Unconnected {
     Refused(Close),
 }
 
-/// Waits until a client is gone that has sent nothing for its target: it has closed, or said that it does.
-async fn has_left(client: &Stream, early: &[u8]) {
+/// Waits until a client is gone that has sent nothing for its target: it says that it closes, or its connection is broken. With
+/// `for_good` the end of its side counts as well: it may still read, but hardly waits for a program to start.
+async fn has_left(client: &Stream, early: &[u8], for_good: bool) {
     let mut first = [0];
-    let start = match early.first() {
-        Some(&first) => Some(first),
+    let left = match early.first() {
+        Some(&first) => first == CLOSE_FRAME,
         // Data is left where it is, and with it the knowledge that there is some.
         None => match client
             .when_readable(|| sys::peek(client.as_fd(), &mut first))
             .await
         {
-            Ok(1) => Some(first[0]),
-            _ => None,
+            Ok(0) => for_good,
+            Ok(_) => first[0] == CLOSE_FRAME,
+            Err(_) => true,
         },
     };
-    if start.is_some_and(|first| first != CLOSE_FRAME) {
+    if !left {
         // What it has sent is its target's, even if it goes now.
         pending::<()>().await;
     }

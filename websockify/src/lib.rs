@@ -140,9 +140,12 @@ async fn conduct(
         tokio::select! {
             biased;
             request = signals.next() => match (request, &orders) {
-                (Request::Stop(signal), _) => {
-                    end = (signal, Some(Instant::now() + GOODBYE));
+                (Request::Stop(signal), orders) => {
+                    end = (signal, end.1.or(Some(Instant::now() + GOODBYE)));
                     phase.send_replace(Phase::Stopping);
+                    if let Some(orders) = orders {
+                        _ = orders.try_send(Order::Stopping);
+                    }
                 }
                 // With a full queue the supervisor is busy ending the program.
                 (Request::Program(order), Some(orders)) => _ = orders.try_send(order),
@@ -150,7 +153,7 @@ async fn conduct(
             },
             // It returns before it is ordered to only when it could not be started.
             ended = &mut program => return ended.map(|()| 0),
-            Ok(exit_status) = &mut program_gone, if orders.is_some() && status.is_none() => {
+            Ok(exit_status) = &mut program_gone, if orders.is_some() && status.is_none() && end.1.is_none() => {
                 status = Some(exit_status);
                 phase.send_if_modified(|phase| std::mem::replace(phase, Phase::Finishing.max(*phase)) != *phase);
                 finish_by = Some(Instant::now() + FINISH_LIMIT);

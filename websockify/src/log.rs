@@ -5,9 +5,11 @@
 //! write, and a stderr that is closed or full is no reason to stop: lines that it does not take at once are lost, and counted.
 
 use std::fmt::{self, Write as _};
-use std::io::Write as _;
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Write as _};
 use std::os::fd::AsFd;
-use std::sync::{Mutex, PoisonError};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use tracing::field::{Field, Visit};
@@ -35,6 +37,8 @@ pub fn init(verbose: bool) {
 /// What the writers to stderr have left behind.
 #[derive(Default)]
 struct State {
+    /// The end of a text of which the beginning was taken.
+    rest: Vec<u8>,
     /// Lines that nobody took.
     lost: usize,
     /// Whether marks stand where the next line is to begin.
@@ -42,38 +46,82 @@ struct State {
 }
 
 static STATE: Mutex<State> = Mutex::new(State {
+    rest: Vec::new(),
     lost: 0,
     within_line: false,
+});
+
+/// Stderr opened once more, if it is a pipe or a terminal: so that it can be non-blocking for us and for nobody else who has it.
+static OWN_STDERR: LazyLock<Option<File>> = LazyLock::new(|| {
+    let kind = std::fs::metadata("/proc/self/fd/2").ok()?.file_type();
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let open = || {
+        OpenOptions::new()
+            .write(true)
+            .custom_flags(flags)
+            .open("/proc/self/fd/2")
+            .ok()
+    };
+    (kind.is_fifo() || kind.is_char_device())
+        .then(open)
+        .flatten()
 });
 
 /// Writes a mark for [`crate::config::SessionConfig::traffic`] to stderr.
 pub(crate) fn mark(mark: &str) {
     let mut state = STATE.lock().unwrap_or_else(PoisonError::into_inner);
-    state.within_line |= write(mark);
+    state.within_line |= write(&mut state.rest, mark);
 }
 
 /// Writes a line to stderr, at most [`MAX_LINE`] bytes of it.
 fn write_line(line: &mut String) {
     let mut state = STATE.lock().unwrap_or_else(PoisonError::into_inner);
     line.truncate(line.floor_char_boundary(MAX_LINE));
-    let lost = if state.lost > 0 {
-        format!("({} lines were lost, stderr was full)\n", state.lost)
-    } else {
-        String::new()
+    let lost = match state.lost {
+        0 => String::new(),
+        lost => format!("({lost} lines were lost, stderr was full)\n"),
     };
     let start = if state.within_line { "\n" } else { "" };
-    if write(&format!("{start}{lost}{line}\n")) {
-        *state = State::default();
+    if write(&mut state.rest, &format!("{start}{lost}{line}\n")) {
+        (state.lost, state.within_line) = (0, false);
     } else {
         state.lost += 1;
     }
 }
 
-/// Writes to stderr, unless that would block. Returns whether it did; a stderr that is closed counts as written to.
-fn write(text: &str) -> bool {
+/// Writes to stderr as far as that does not block; what is left of a text that was begun goes into `rest`, and comes before the
+/// next one. Returns whether the text was begun; a stderr that is closed takes everything.
+fn write(rest: &mut Vec<u8>, text: &str) -> bool {
+    let Some(mut stderr) = OWN_STDERR.as_ref() else {
+        return write_to_other(text);
+    };
+    let taken = rest.len();
+    rest.extend_from_slice(text.as_bytes());
+    match stderr.write(rest) {
+        Ok(written) if written >= taken => {
+            rest.drain(..written);
+            true
+        }
+        Ok(written) => {
+            rest.truncate(taken);
+            rest.drain(..written);
+            false
+        }
+        Err(error) if error.kind() == ErrorKind::WouldBlock => {
+            rest.truncate(taken);
+            false
+        }
+        Err(_) => {
+            rest.clear();
+            true
+        }
+    }
+}
+
+/// The same for a stderr that is a file or a socket.
+fn write_to_other(text: &str) -> bool {
     let stderr = std::io::stderr();
     let mut poll = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
-    // A pipe is ready when it has room for 4096 bytes, and no text is longer.
     let ready = nix::poll::poll(&mut poll, PollTimeout::ZERO) != Ok(0);
     if ready {
         _ = stderr.lock().write_all(text.as_bytes());

@@ -14,7 +14,7 @@ use crate::addr::HostPort;
 use crate::config::TargetConfig;
 use crate::stream::Stream;
 use crate::sys;
-use crate::wrap::Status;
+use crate::wrap::{Status, is_accepted};
 
 /// How long all attempts to connect may take together.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -25,6 +25,8 @@ const BACKLOG_PAUSE: Duration = Duration::from_millis(10);
 const REFUSED_PAUSES: (Duration, Duration) =
     (Duration::from_millis(10), Duration::from_millis(500));
 
+/// The pauses between looks whether a program has accepted a connection: they double from the first to the second.
+const ACCEPT_PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
 /// How soon a program that serves one client at a time turns the others away.
 const TURN_AWAY_LIMIT: Duration = Duration::from_millis(500);
 
@@ -123,15 +125,20 @@ impl Target {
         }
     }
 
-    /// Connects for this client, trying every address and waiting for a wrapped program that is still starting.
-    pub(crate) async fn connect(&self, client: &Stream) -> Result<Stream, ConnectError> {
+    /// Whether connecting may take as long as a program takes to start.
+    pub(crate) fn may_be_starting(&self) -> bool {
+        matches!(self, Self::Wrapped(_))
+    }
+
+    /// Connects, trying every address and waiting for a wrapped program that is still starting.
+    pub(crate) async fn connect(&self) -> Result<Stream, ConnectError> {
         match self {
             Self::Tcp {
                 address,
                 prefer_ipv6,
             } => connect_tcp(address, *prefer_ipv6).await,
             Self::Unix(path) => connect_unix(path).await.map_err(ConnectError::Unix),
-            Self::Wrapped(status) => connect_wrapped(status, client).await,
+            Self::Wrapped(status) => connect_wrapped(status).await,
         }
     }
 }
@@ -200,7 +207,7 @@ async fn connect_unix(path: &Path) -> io::Result<Stream> {
 }
 
 /// Connects to the wrapped program as soon as it listens. It is never probed: the first connection that it sees is a client's.
-async fn connect_wrapped(status: &Status, client: &Stream) -> Result<Stream, ConnectError> {
+async fn connect_wrapped(status: &Status) -> Result<Stream, ConnectError> {
     let deadline = Instant::now() + status.timeout();
     let mut pause = Duration::ZERO;
     loop {
@@ -210,7 +217,7 @@ async fn connect_wrapped(status: &Status, client: &Stream) -> Result<Stream, Con
         };
         let error = match error {
             Ok(stream) => {
-                if !is_turned_away(&stream, client).await {
+                if !is_turned_away(&stream).await {
                     status.note_service();
                     return Ok(stream);
                 }
@@ -247,16 +254,28 @@ async fn connect_wrapped(status: &Status, client: &Stream) -> Result<Stream, Con
     }
 }
 
-/// Whether a program that serves one client at a time has closed its listening socket over this one, which the kernel had
-/// connected already: that is a reset before anything was said by either side.
-async fn is_turned_away(stream: &Stream, client: &Stream) -> bool {
-    let first_byte = |stream: &Stream| sys::peek(stream.as_fd(), &mut [0]);
-    tokio::select! {
-        biased;
-        first = stream.when_readable(|| first_byte(stream)) => {
-            first.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionReset)
+/// Whether a program that serves one client at a time has closed its listening socket over this connection, which the kernel had
+/// made already: that is a reset before the program has accepted it. Waits until it has, for a bounded time.
+async fn is_turned_away(stream: &Stream) -> bool {
+    let Stream::Tcp(tcp) = stream else {
+        return false;
+    };
+    let (Ok(local), Ok(remote)) = (tcp.peer_addr(), tcp.local_addr()) else {
+        return false;
+    };
+    let deadline = Instant::now() + TURN_AWAY_LIMIT;
+    let mut pause = ACCEPT_PAUSES.0;
+    loop {
+        match sys::peek(stream.as_fd(), &mut [0]) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return true,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // It says something, or has ended.
+            _ => return false,
         }
-        _ = client.when_readable(|| first_byte(client)) => false,
-        () = sleep(TURN_AWAY_LIMIT) => false,
+        if is_accepted(local, remote) != Some(false) || Instant::now() >= deadline {
+            return false;
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(ACCEPT_PAUSES.1);
     }
 }

@@ -526,6 +526,40 @@ fn clients_that_wait_together_for_a_program_of_one_client_all_get_their_turn() {
 }
 
 #[test]
+fn clients_that_speak_first_get_their_turn_as_well() {
+    let server = wrap_script(&["--wrap-mode=respawn"], "one_shot", "PORT");
+    let mut clients: Vec<_> = (0..8).map(|_| Client::connect(server.address())).collect();
+    clients
+        .iter_mut()
+        .for_each(|client| client.send_binary(b"hello"));
+    std::thread::scope(|scope| {
+        for mut client in clients {
+            scope.spawn(move || {
+                assert_eq!(client.read_binary(14), b"one shot\nhello");
+                client.send_close(1000);
+                client.read_to_close();
+            });
+        }
+    });
+}
+
+#[test]
+fn a_stop_while_the_program_ends_is_neither_its_status_nor_a_restart() {
+    for mode in ["exit", "ignore", "respawn"] {
+        let mut server = wrap_script(&["--wrap-mode", mode], "echo", "PORT");
+        let (mut client, pid) = greeting(server.address());
+        // As systemd does: the signal goes to all processes of the service.
+        server.signal(Signal::SIGTERM);
+        kill(Pid::from_raw(pid.parse().unwrap()), Signal::SIGTERM).unwrap();
+        client.read_to_close();
+        client.send_close(1001);
+        assert_eq!(server.wait().code(), Some(0), "{mode}");
+        let log = server.rest_of_log();
+        assert_eq!(log.matches("Starting '").count(), 1, "{mode}: {log}");
+    }
+}
+
+#[test]
 fn a_client_that_left_while_it_waited_is_not_served() {
     let mut server = wrap_script(&["--wrap-mode=exit"], "late_one_shot", "PORT");
     drop(Client::connect(server.address()));
@@ -566,6 +600,16 @@ fn children_that_were_there_before_are_left_alone() {
     let script = format!("sleep {mark} & exec \"$0\" \"$@\"");
     let mut server = Server::through(&["sh", "-c", &script], listener, &["--", "sleep", "86400"]);
     server.wait_for_line("Starting 'sleep 86400'");
+    // Nor do they keep a program alive that has ended.
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let start = Instant::now();
+    let mut short = Server::through(
+        &["sh", "-c", "sleep 5 & exec \"$0\" \"$@\""],
+        other,
+        &["--", "true"],
+    );
+    assert_eq!(short.wait().code(), Some(0));
+    assert!(start.elapsed().as_secs() < 4, "{:?}", start.elapsed());
     let stranger = wait_until("the stranger", || {
         processes_with(&format!("sleep {mark}")).first().copied()
     });

@@ -47,6 +47,9 @@ const EOF_LIMIT: Duration = Duration::from_secs(5);
 /// How long a peer may take nothing at all once its session has begun to end.
 const STALL_LIMIT: Duration = Duration::from_secs(30);
 
+/// How often a peer that always has something is read from before the other direction has its turn: without that, it would use
+/// up what the runtime grants a task at once, and the other direction would never get any.
+const TURNS_IN_A_ROW: usize = 8;
 /// How often it is looked whether a peer takes anything.
 const STALL_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -164,7 +167,7 @@ pub(crate) async fn farewell(client: &mut Stream, last_words: &[u8]) {
     }
 }
 
-/// Answers the close frame of a client that has sent nothing else; `early` is the part of it that has been read.
+/// Answers the close frame of a client that has sent nothing else, or the end of its data; `early` is the part of it that has been read.
 pub(crate) async fn answer_close(client: &mut Stream, early: &[u8], encoding: Encoding) {
     let mut decoder = Decoder::new(encoding);
     let mut part = early.to_vec();
@@ -183,11 +186,10 @@ pub(crate) async fn answer_close(client: &mut Stream, early: &[u8], encoding: En
             part.truncate(length);
         }
     };
-    if let Ok(Some(close)) = timeout(CLOSE_LIMIT, reading).await {
-        let mut frame = Vec::new();
-        append_close(close, &mut frame);
-        farewell(client, &frame).await;
-    }
+    let close = timeout(CLOSE_LIMIT, reading).await.ok().flatten();
+    let mut frame = Vec::new();
+    append_close(close.unwrap_or(Close::UNREACHABLE), &mut frame);
+    farewell(client, &frame).await;
 }
 
 /// Hands the stop on to the session.
@@ -268,13 +270,15 @@ async fn drain(half: &mut ReadHalf<'_>, finished: impl Future<Output = Duration>
     let socket = half.as_fd().as_raw_fd();
     let mut to_the_end = pin!(poll_fn(|cx| {
         buffer::with(|buffer| {
-            loop {
+            for _ in 0..TURNS_IN_A_ROW {
                 let mut read = ReadBuf::new(buffer);
                 match ready!(Pin::new(&mut *half).poll_read(cx, &mut read)) {
                     Ok(()) if !read.filled().is_empty() => {}
                     _ => return Poll::Ready(()),
                 }
             }
+            cx.waker().wake_by_ref();
+            Poll::Pending
         })
     }));
     tokio::select! {

@@ -9,15 +9,11 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::shared::Shared;
-use super::{Cause, STALL_LIMIT, buffer, drain, write_all};
+use super::{Cause, STALL_LIMIT, TURNS_IN_A_ROW, buffer, drain, write_all};
 use crate::log;
 use crate::stream::{ReadHalf, WriteHalf};
 use crate::sys;
 use crate::websocket::frame::{Decoder, End};
-
-/// How often a client that always has something is read from before the other direction has its turn: without that, it would use
-/// up what the runtime grants a task at once, and the other direction would never get any.
-const TURNS_IN_A_ROW: usize = 8;
 
 /// The direction from the client to the target.
 pub(super) struct Up<'a> {

@@ -142,10 +142,10 @@ impl fmt::Display for Exit {
     }
 }
 
-/// What became of the children since the last call, and whether any are left. Adopted ones are waited for here too, so that
+/// What became of the children since the last call. Adopted ones are waited for here too, so that
 /// none stays a zombie. All children of this process are the wrapped program's; one that a part of the runtime started would
 /// have to be waited for by its own pid.
-pub(super) fn reap() -> (Vec<Change>, bool) {
+pub(super) fn reap() -> Vec<Change> {
     let mut changes = Vec::new();
     loop {
         let mut status = 0;
@@ -153,9 +153,9 @@ pub(super) fn reap() -> (Vec<Change>, bool) {
         // SAFETY: `status` is a valid place for one.
         let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG | libc::WUNTRACED) };
         match pid {
-            0 => return (changes, true),
+            0 => return changes,
             -1 if Errno::last() == Errno::EINTR => {}
-            -1 => return (changes, false),
+            -1 => return changes,
             _ if libc::WIFSTOPPED(status) => {
                 changes.push(Change::Stopped(Pid::from_raw(pid), libc::WSTOPSIG(status)));
             }

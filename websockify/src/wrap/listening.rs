@@ -82,6 +82,44 @@ fn ask_kernel(port: u16) -> io::Result<Vec<Found>> {
     Ok(found)
 }
 
+/// Whether a program has accepted the connection that has these addresses at its end: until then no process has it, and so it
+/// has no inode. `None` where the kernel cannot be asked.
+pub(crate) fn is_accepted(local: SocketAddr, remote: SocketAddr) -> Option<bool> {
+    let netlink = socket(
+        AddressFamily::Netlink,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::NetlinkSockDiag,
+    )
+    .ok()?;
+    let family = if local.is_ipv6() {
+        libc::AF_INET6
+    } else {
+        libc::AF_INET
+    };
+    let mut request = request(family as u8, local.port());
+    let octets = |ip: IpAddr| match ip {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    };
+    // Of one socket, in whatever state it is.
+    request[6..8].copy_from_slice(&(libc::NLM_F_REQUEST as u16).to_ne_bytes());
+    request[HEADER + 4..HEADER + 8].fill(0xff);
+    let id = &mut request[HEADER + 8..];
+    id[2..4].copy_from_slice(&remote.port().to_be_bytes());
+    let (from, to) = (octets(local.ip()), octets(remote.ip()));
+    id[4..4 + from.len()].copy_from_slice(&from);
+    id[20..20 + to.len()].copy_from_slice(&to);
+    // `INET_DIAG_NOCOOKIE`.
+    id[40..48].fill(0xff);
+    send(netlink.as_raw_fd(), &request, MsgFlags::empty()).ok()?;
+    let mut buffer = [0; 4096];
+    let length = recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::empty()).ok()?;
+    let mut found = Vec::new();
+    parse_answer(&buffer[..length], local.port(), &mut found).ok()?;
+    found.first().map(|&(_, inode)| inode != 0)
+}
+
 /// Asks for all sockets of a family that listen on `port`; the kernel, too, takes 0 for every port.
 fn request(family: u8, port: u16) -> [u8; REQUEST] {
     let mut request = [0; REQUEST];
@@ -235,6 +273,25 @@ mod tests {
             drop(listener);
             assert_eq!(ask_kernel(port).unwrap(), []);
             assert_eq!(read_tables(port), []);
+        }
+    }
+
+    #[test]
+    fn a_connection_is_known_to_be_accepted_or_not() {
+        for address in ["127.0.0.1:0", "[::1]:0", "[::]:0"] {
+            let listener = TcpListener::bind(address).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let host = if address == "[::1]:0" {
+                "::1"
+            } else {
+                "127.0.0.1"
+            };
+            let client = TcpStream::connect((host, port)).unwrap();
+            let ends = (client.peer_addr().unwrap(), client.local_addr().unwrap());
+            assert_eq!(is_accepted(ends.0, ends.1), Some(false), "{address}");
+            let accepted = listener.accept().unwrap();
+            assert_eq!(is_accepted(ends.0, ends.1), Some(true), "{address}");
+            drop((client, accepted));
         }
     }
 

@@ -44,6 +44,7 @@ use crate::sys;
 
 pub(crate) use inspect::Obstacle;
 use listening::Listener;
+pub(crate) use listening::is_accepted;
 use port::Reservation;
 use redirect::Rule;
 use seccomp::Filter;
@@ -157,6 +158,8 @@ pub(crate) enum Order {
     Forward(Signal),
     /// Stop the program and then this process, as Ctrl-Z does; go on when this process does.
     Suspend,
+    /// The program will be ended soon: what becomes of it until then is no reason to do anything.
+    Stopping,
     /// End the program, beginning with this signal.
     End(Signal),
 }

@@ -88,6 +88,13 @@ impl Run {
         }
     }
 
+    /// Looks whether anything is left of a program whose first process has ended, and that does not listen.
+    pub(super) fn look_for_processes(&mut self, strangers: &[Pid]) {
+        if self.exit.is_some() && !self.holds {
+            self.any_left = !proc::descendants(strangers).is_empty();
+        }
+    }
+
     /// Brings what is known of the listening sockets up to date, if that is of interest now.
     pub(super) fn look_for_listeners(&mut self, wrapped: &mut Wrapped, strangers: &[Pid]) {
         let status = &wrapped.status;

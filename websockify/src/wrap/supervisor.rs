@@ -35,6 +35,9 @@ const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_sec
 /// How long processes have to end before SIGKILL.
 const END_LIMIT: Duration = Duration::from_millis(2200);
 
+/// The exit status of a program that was ended by SIGINT, or says so.
+const INTERRUPTED: u8 = 130;
+
 /// Keeps the program in view.
 pub(super) struct Supervisor {
     wrapped: Wrapped,
@@ -45,6 +48,8 @@ pub(super) struct Supervisor {
     pause: Duration,
     /// Children that this process had before it started any, as a shell script has that replaced itself by us.
     strangers: Vec<Pid>,
+    /// Whether everything is about to end.
+    stopping: bool,
     /// Told when the program has ended for good; used up then.
     gone: Option<oneshot::Sender<u8>>,
 }
@@ -68,6 +73,7 @@ impl Supervisor {
             stage: Stage::Over,
             pause: PAUSES.0,
             strangers: proc::descendants(&[]),
+            stopping: false,
             gone: Some(gone),
         })
     }
@@ -82,6 +88,7 @@ impl Supervisor {
                 order = orders.recv() => match order.unwrap_or(Order::End(Signal::SIGTERM)) {
                     Order::Forward(signal) => self.forward(signal),
                     Order::Suspend => self.suspend(),
+                    Order::Stopping => self.stopping = true,
                     Order::End(signal) => {
                         self.end(signal).await;
                         return Ok(());
@@ -114,7 +121,7 @@ impl Supervisor {
     fn next_look(&self) -> Option<Instant> {
         match &self.stage {
             Stage::Over => None,
-            Stage::Pausing(until) => Some(*until),
+            Stage::Pausing(until) => (!self.stopping).then_some(*until),
             Stage::Running(run) => {
                 let status = &self.wrapped.status;
                 let wanted = run.ready.is_none() || status.is_awaited();
@@ -133,13 +140,15 @@ impl Supervisor {
 
     /// Takes note of the processes that have ended or stopped.
     fn note_changes(&mut self) {
-        let (changes, any_left) = child::reap();
+        let changes = child::reap();
         let Stage::Running(run) = &mut self.stage else {
             return;
         };
-        run.any_left = any_left;
         for change in changes {
             match change {
+                Change::Ended(pid, _) if self.strangers.contains(&pid) => {
+                    self.strangers.retain(|&stranger| stranger != pid);
+                }
                 Change::Ended(pid, exit) => run.note_end(pid, exit),
                 Change::Stopped(pid, signal) => run.note_stop(pid, signal),
             }
@@ -150,7 +159,7 @@ impl Supervisor {
     async fn look(&mut self) {
         match &mut self.stage {
             Stage::Over => {}
-            Stage::Pausing(until) if Instant::now() < *until => {}
+            Stage::Pausing(until) if Instant::now() < *until || self.stopping => {}
             Stage::Pausing(_) => {
                 if let Err(error) = self.start().await {
                     tracing::error!("{error:#}");
@@ -160,6 +169,7 @@ impl Supervisor {
             Stage::Running(run) => {
                 run.answer_wish_for_terminal();
                 run.look_for_listeners(&mut self.wrapped, &self.strangers);
+                run.look_for_processes(&self.strangers);
                 if let Some(exit) = run.gone(&self.wrapped.config) {
                     self.act_on_end(exit).await;
                 }
@@ -177,8 +187,11 @@ impl Supervisor {
         }
         let status = &self.wrapped.status;
         tracing::info!("'{}' {exit}", status.0.command);
+        if self.stopping {
+            return status.set(State::Gone);
+        }
         // Somebody pressed Ctrl-C, which only the program that had the terminal was told.
-        let interrupted = run.had_terminal && exit == Exit::Signal(libc::SIGINT);
+        let interrupted = run.had_terminal && exit.status() == INTERRUPTED;
         match self.wrapped.config.mode {
             WrapMode::Respawn if !interrupted => {
                 status.set(State::Starting);
