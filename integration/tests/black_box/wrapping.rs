@@ -585,8 +585,8 @@ fn a_daemon_that_forks_after_it_listens_is_followed_and_its_status_is_ours() {
 fn a_death_by_a_real_time_signal_is_noticed() {
     let mut server = wrap_script(&[], "echo", "PORT");
     let pid = round_trip(server.address());
-    let killed = std::process::Command::new("kill")
-        .args(["-40", &pid])
+    let killed = std::process::Command::new("sh")
+        .args(["-c", &format!("kill -40 {pid}")])
         .status()
         .unwrap();
     assert!(killed.success());
