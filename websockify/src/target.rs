@@ -28,7 +28,7 @@ const REFUSED_PAUSES: (Duration, Duration) =
 /// The pauses between looks whether a program has accepted a connection: they double from the first to the second.
 const ACCEPT_PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
 /// How soon a program that serves one client at a time turns the others away.
-const TURN_AWAY_LIMIT: Duration = Duration::from_millis(500);
+const TURN_AWAY_LIMIT: Duration = Duration::from_secs(2);
 
 /// What a client is connected to.
 #[derive(Clone, Debug)]
@@ -266,13 +266,15 @@ async fn is_turned_away(stream: &Stream) -> bool {
     let deadline = Instant::now() + TURN_AWAY_LIMIT;
     let mut pause = ACCEPT_PAUSES.0;
     loop {
+        // In this order: a connection that the kernel knows no more has been reset by then.
+        let accepted = is_accepted(local, remote);
         match sys::peek(stream.as_fd(), &mut [0]) {
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return true,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             // It says something, or has ended.
             _ => return false,
         }
-        if is_accepted(local, remote) != Some(false) || Instant::now() >= deadline {
+        if accepted != Some(false) || Instant::now() >= deadline {
             return false;
         }
         sleep(pause).await;

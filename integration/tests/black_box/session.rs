@@ -289,21 +289,32 @@ fn a_megabyte_of_base64_survives_in_one_message() {
     });
 }
 
+/// Sends `part` over and over until all buffers on the way are full: until nothing was taken for a while. Returns how many bytes
+/// went in.
+fn fill(client: &Client, part: &[u8]) -> usize {
+    client.stream().set_nonblocking(true).unwrap();
+    let mut sent = 0;
+    let mut last = std::time::Instant::now();
+    while last.elapsed().as_millis() < 500 {
+        if let Ok(length) = client.stream().write(&part[sent % part.len()..]) {
+            sent += length;
+            last = std::time::Instant::now();
+            assert!(sent < 256 << 20, "a client is never stalled");
+        }
+        std::thread::yield_now();
+    }
+    client.stream().set_nonblocking(false).unwrap();
+    sent
+}
+
 #[test]
 fn a_slow_target_stalls_its_client_and_nobody_else() {
     let target = Target::new();
     let server = Server::to(target.address());
     let mut slow = Client::connect(server.address());
     let mut slow_peer = target.accept();
-    slow.stream().set_nonblocking(true).unwrap();
     let part = frame(0x82, &pattern(1 << 16));
-    let mut sent = Vec::new();
-    // Until nothing goes in any more: all buffers on the way are full.
-    while let Ok(length) = slow.stream().write(&part[sent.len() % part.len()..]) {
-        let start = sent.len() % part.len();
-        sent.extend_from_slice(&part[start..start + length]);
-        assert!(sent.len() < 256 << 20, "a client is never stalled");
-    }
+    let sent = fill(&slow, &part);
     let before = server.resident_memory();
     let mut other = Client::connect(server.address());
     let mut other_peer = target.accept();
@@ -311,9 +322,8 @@ fn a_slow_target_stalls_its_client_and_nobody_else() {
     assert_eq!(read_exact(&mut other_peer, 5), b"quick");
     assert!(server.resident_memory() < before + (1 << 20));
     // And what was stalled goes on where it was.
-    slow.stream().set_nonblocking(false).unwrap();
-    let missing = part.len() - sent.len() % part.len();
-    let frames = (sent.len() + missing) / part.len();
+    let missing = part.len() - sent % part.len();
+    let frames = (sent + missing) / part.len();
     let rest = part[part.len() - missing..].to_vec();
     std::thread::scope(|scope| {
         scope.spawn(|| slow.send(&rest));
@@ -349,16 +359,11 @@ fn heartbeats_ping_the_client_and_drop_a_silent_one() {
 #[test]
 fn a_heartbeat_does_not_drop_a_client_whose_target_is_stalled() {
     let target = Target::new();
-    let server = Server::with(&["--heartbeat", "0.1", &target.address().to_string()]);
+    let server = Server::with(&["--heartbeat", "0.2", &target.address().to_string()]);
     let mut client = Client::connect(server.address());
     let mut peer = target.accept();
     let part = frame(0x82, &pattern(1 << 16));
-    let mut sent = 0;
-    client.stream().set_nonblocking(true).unwrap();
-    while let Ok(length) = client.stream().write(&part[sent % part.len()..]) {
-        sent += length;
-    }
-    client.stream().set_nonblocking(false).unwrap();
+    let sent = fill(&client, &part);
     // Its pongs wait behind the data now, but it is not to blame.
     for _ in 0..10 {
         assert_eq!(client.read_frame().first, 0x89);
