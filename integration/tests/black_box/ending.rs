@@ -2,7 +2,6 @@
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
-use std::os::fd::AsRawFd;
 use std::time::Instant;
 
 use integration::{
@@ -209,12 +208,10 @@ fn a_client_that_ignores_our_close_is_cut_off_within_ten_seconds() {
     assert!(start.elapsed().as_secs() < 10, "{:?}", start.elapsed());
     let elapsed = chatter.join().unwrap();
     assert!(elapsed.as_secs() < 10, "{elapsed:?}");
-    let socket = reading.stream().as_raw_fd();
     // And its socket is really gone: what it sends now is answered with a reset.
     wait_until("the reset", || {
         reading.try_send(&frame(0x82, b"anybody there?")).err()
     });
-    assert!(socket >= 0);
 }
 
 #[test]

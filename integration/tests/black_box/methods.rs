@@ -6,6 +6,7 @@ use std::process::Command;
 
 use integration::{Client, Server, run_to_end};
 
+use crate::shim::free_port;
 use crate::wrapping::{nobody_else_listens, program, round_trip, wrap, wrap_script};
 
 /// Builds the C program of this name with these options of the compiler.
@@ -187,12 +188,7 @@ fn a_method_that_does_not_reach_is_refused_with_the_reason() {
 
 #[test]
 fn an_untouched_program_is_reached_where_it_listens_by_itself() {
-    let own = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
-        .to_string();
+    let own = free_port().to_string();
     let server = wrap_script(&["--wrap-method=none", "--wrap-port", &own], "report", &own);
     assert_eq!(round_trip(server.address()), "echo");
 }

@@ -77,7 +77,7 @@ fn binds(port: u16, variables: &[(&str, &str)]) -> String {
 }
 
 /// A port that was free a moment ago: a socket that is bound again and again by the program cannot be kept from others.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()

@@ -8,6 +8,8 @@ use integration::{Client, Server, listeners_on, run_to_end, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::shim::free_port;
+
 /// The script with the programs to be wrapped.
 pub(crate) fn program() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("programs/wrapped.py")
@@ -174,12 +176,7 @@ fn a_program_that_never_listens_is_told_of_and_its_clients_are_refused() {
 fn a_program_that_listens_on_its_port_by_itself_is_told_of() {
     // It is not moved, since the shim does not survive the change of its environment.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let own = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
-        .to_string();
+    let own = free_port().to_string();
     let script = format!(
         "unset LD_PRELOAD; exec python3 '{}' echo {own}",
         program().display()
@@ -193,12 +190,7 @@ fn a_program_that_listens_on_its_port_by_itself_is_told_of() {
 
 #[test]
 fn a_program_that_listens_elsewhere_is_told_of() {
-    let other = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
-        .to_string();
+    let other = free_port().to_string();
     let mut server = wrap_script(&["--wrap-timeout", "1"], "echo", &other);
     server.wait_for_line(&format!(
         "it listens on 0.0.0.0:{other}; --wrap-port tells which port it binds"

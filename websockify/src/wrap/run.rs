@@ -42,7 +42,7 @@ pub(super) struct Run {
     /// How the first process ended of those that it had left behind, for a daemon that was never seen.
     other_exit: Option<Exit>,
     /// Whether anything of it is left.
-    pub(super) any_left: bool,
+    any_left: bool,
     /// Whether it was said that it does not listen.
     complained: bool,
     /// Whether it waits for the terminal.
