@@ -14,7 +14,7 @@ use crate::addr::HostPort;
 use crate::config::TargetConfig;
 use crate::stream::Stream;
 use crate::sys;
-use crate::wrap::{Status, is_accepted};
+use crate::wrap::{Acceptance, Status, acceptance};
 
 /// How long all attempts to connect may take together.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -260,21 +260,25 @@ async fn is_turned_away(stream: &Stream) -> bool {
     let Stream::Tcp(tcp) = stream else {
         return false;
     };
-    let (Ok(local), Ok(remote)) = (tcp.peer_addr(), tcp.local_addr()) else {
-        return false;
-    };
+    // A connection that was reset already has no addresses any more.
+    let ends = tcp.peer_addr().and_then(|peer| Ok((peer, tcp.local_addr()?)));
     let deadline = Instant::now() + TURN_AWAY_LIMIT;
     let mut pause = ACCEPT_PAUSES.0;
     loop {
-        // In this order: a connection that the kernel knows no more has been reset by then.
-        let accepted = is_accepted(local, remote);
+        // In this order: what was not accepted may be reset between the two looks, and shall not be taken for accepted then.
+        let acceptance = match ends {
+            Ok((local, remote)) => acceptance(local, remote),
+            Err(_) => Acceptance::Ended,
+        };
         match sys::peek(stream.as_fd(), &mut [0]) {
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return true,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             // It says something, or has ended.
             _ => return false,
         }
-        if accepted != Some(false) || Instant::now() >= deadline {
+        // A connection that has ended without a word is reset; the reset is on its way.
+        let undecided = matches!(acceptance, Acceptance::Waiting | Acceptance::Ended);
+        if !undecided || Instant::now() >= deadline {
             return false;
         }
         sleep(pause).await;

@@ -82,16 +82,37 @@ fn ask_kernel(port: u16) -> io::Result<Vec<Found>> {
     Ok(found)
 }
 
-/// Whether a program has accepted the connection that has these addresses at its end: until then no process has it, and so it
-/// has no inode. `None` where the kernel cannot be asked.
-pub(crate) fn is_accepted(local: SocketAddr, remote: SocketAddr) -> Option<bool> {
+/// How far a connection is at its program's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Acceptance {
+    /// It waits to be accepted: until then no process has it, and so it has no inode.
+    Waiting,
+    /// A process has it.
+    Accepted,
+    /// The kernel knows it no more: what its end was, data or a reset, arrives at any moment.
+    Ended,
+    /// The kernel cannot be asked.
+    Unknown,
+}
+
+/// How far the connection is that has these addresses at its program's end.
+pub(crate) fn acceptance(local: SocketAddr, remote: SocketAddr) -> Acceptance {
+    match ask_for_one(local, remote) {
+        Ok(Some(0)) => Acceptance::Waiting,
+        Ok(Some(_)) => Acceptance::Accepted,
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Acceptance::Ended,
+        Ok(None) | Err(_) => Acceptance::Unknown,
+    }
+}
+
+/// The inode of the TCP socket that has these addresses.
+fn ask_for_one(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<u64>> {
     let netlink = socket(
         AddressFamily::Netlink,
         SockType::Raw,
         SockFlag::SOCK_CLOEXEC,
         SockProtocol::NetlinkSockDiag,
-    )
-    .ok()?;
+    )?;
     let family = if local.is_ipv6() {
         libc::AF_INET6
     } else {
@@ -112,12 +133,12 @@ pub(crate) fn is_accepted(local: SocketAddr, remote: SocketAddr) -> Option<bool>
     id[20..20 + to.len()].copy_from_slice(&to);
     // `INET_DIAG_NOCOOKIE`.
     id[40..48].fill(0xff);
-    send(netlink.as_raw_fd(), &request, MsgFlags::empty()).ok()?;
+    send(netlink.as_raw_fd(), &request, MsgFlags::empty())?;
     let mut buffer = [0; 4096];
-    let length = recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::empty()).ok()?;
+    let length = recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
     let mut found = Vec::new();
-    parse_answer(&buffer[..length], local.port(), &mut found).ok()?;
-    found.first().map(|&(_, inode)| inode != 0)
+    parse_answer(&buffer[..length], local.port(), &mut found)?;
+    Ok(found.first().map(|&(_, inode)| inode))
 }
 
 /// Asks for all sockets of a family that listen on `port`; the kernel, too, takes 0 for every port.
@@ -143,7 +164,10 @@ fn parse_answer(mut datagram: &[u8], port: u16, found: &mut Vec<Found>) -> io::R
         let message = datagram.get(HEADER..length).ok_or_else(malformed)?;
         match i32::from(u16::from_ne_bytes([header[4], header[5]])) {
             libc::NLMSG_DONE => return Ok(true),
-            libc::NLMSG_ERROR => return Err(io::ErrorKind::Unsupported.into()),
+            libc::NLMSG_ERROR => {
+                let error: &[u8; 4] = message.first_chunk().ok_or_else(malformed)?;
+                return Err(io::Error::from_raw_os_error(-i32::from_ne_bytes(*error)));
+            }
             _ => {
                 let (address, inode) = parse_message(message).ok_or_else(malformed)?;
                 // An old kernel may not have filtered.
@@ -277,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_known_to_be_accepted_or_not() {
+    fn a_connection_is_known_to_wait_to_be_accepted_or_to_have_ended() {
         for address in ["127.0.0.1:0", "[::1]:0", "[::]:0"] {
             let listener = TcpListener::bind(address).unwrap();
             let port = listener.local_addr().unwrap().port();
@@ -288,10 +312,23 @@ mod tests {
             };
             let client = TcpStream::connect((host, port)).unwrap();
             let ends = (client.peer_addr().unwrap(), client.local_addr().unwrap());
-            assert_eq!(is_accepted(ends.0, ends.1), Some(false), "{address}");
+            let acceptance = || acceptance(ends.0, ends.1);
+            assert_eq!(acceptance(), Acceptance::Waiting, "{address}");
             let accepted = listener.accept().unwrap();
-            assert_eq!(is_accepted(ends.0, ends.1), Some(true), "{address}");
-            drop((client, accepted));
+            assert_eq!(acceptance(), Acceptance::Accepted, "{address}");
+            drop(accepted);
+            drop(client);
+            let turned_away = TcpStream::connect((host, port)).unwrap();
+            let (local, remote) = (
+                turned_away.peer_addr().unwrap(),
+                turned_away.local_addr().unwrap(),
+            );
+            drop(listener);
+            assert_eq!(
+                super::acceptance(local, remote),
+                Acceptance::Ended,
+                "{address}"
+            );
         }
     }
 

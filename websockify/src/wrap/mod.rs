@@ -44,7 +44,7 @@ use crate::sys;
 
 pub(crate) use inspect::Obstacle;
 use listening::Listener;
-pub(crate) use listening::is_accepted;
+pub(crate) use listening::{Acceptance, acceptance};
 use port::Reservation;
 use redirect::Rule;
 use seccomp::Filter;
