@@ -261,7 +261,9 @@ async fn is_turned_away(stream: &Stream) -> bool {
         return false;
     };
     // A connection that was reset already has no addresses any more.
-    let ends = tcp.peer_addr().and_then(|peer| Ok((peer, tcp.local_addr()?)));
+    let ends = tcp
+        .peer_addr()
+        .and_then(|peer| Ok((peer, tcp.local_addr()?)));
     let deadline = Instant::now() + TURN_AWAY_LIMIT;
     let mut pause = ACCEPT_PAUSES.0;
     loop {

@@ -1,114 +1,41 @@
-//! Starting the wrapped program's process, and everything that is done to processes afterwards.
+//! What becomes of processes, and how they are ended.
 
-#![allow(
-    unsafe_code,
-    reason = "what runs between fork and exec, and the prctl calls around it"
-)]
+#![allow(unsafe_code, reason = "waitpid, of which nix loses real-time signals")]
 
-use std::ffi::OsString;
 use std::fmt;
-use std::io;
-use std::os::fd::AsRawFd;
-use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
-use std::process::Command;
-use std::sync::mpsc;
-use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::signal::{self, Signal};
-use nix::unistd::{self, Pid};
-use tokio::sync::oneshot;
+use nix::unistd::Pid;
 
-use super::{Method, seccomp};
+/// How long processes have to end before SIGKILL.
+const END_LIMIT: Duration = Duration::from_millis(2200);
+/// How long they have after it.
+const KILL_LIMIT: Duration = Duration::from_millis(500);
 
-/// Starts processes from a thread that lives as long as this process: the kernel sends the signal that takes the program along
-/// with us when the *thread* that started it ends.
-#[derive(Debug)]
-pub(super) struct Spawner {
-    orders: mpsc::Sender<Order>,
-}
-
-type Order = (Command, oneshot::Sender<io::Result<Pid>>);
-
-impl Spawner {
-    /// Starts the thread, and makes this process the one that adopts what the program leaves behind.
-    pub(super) fn new() -> io::Result<Self> {
-        // SAFETY: PR_SET_CHILD_SUBREAPER takes one number. A kernel without it is older than Rust supports.
-        unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
-        let (orders, received) = mpsc::channel::<Order>();
-        thread::Builder::new()
-            .name("spawner".to_owned())
-            .spawn(move || {
-                for (mut command, answer) in received {
-                    let child = command
-                        .spawn()
-                        .map(|child| Pid::from_raw(child.id().cast_signed()));
-                    // Nobody waits for the answer only when the process ends anyway.
-                    _ = answer.send(child);
-                }
-            })?;
-        Ok(Self { orders })
-    }
-
-    /// Starts a program without a shell, in a process group of its own, with signals as a program expects them.
-    pub(super) async fn spawn(&self, command: &[OsString], method: &Method) -> io::Result<Pid> {
-        let (program, arguments) = command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
-        let mut order = Command::new(program);
-        order.args(arguments).process_group(0);
-        let parent = Pid::this();
-        // SAFETY: `prepare` makes system calls only, as is demanded between fork and exec.
-        unsafe { order.pre_exec(move || prepare(parent)) };
-        let mut questions = None;
-        match method {
-            Method::Untouched => {}
-            Method::Preload(environment) => {
-                order.envs(environment.iter().map(|(name, value)| (name, value)));
-            }
-            Method::Seccomp(filter, rule) => {
-                let (ours, theirs) = UnixStream::pair()?;
-                let filter = filter.clone();
-                // SAFETY: so does this, and what it uses was made before.
-                unsafe { order.pre_exec(move || filter.apply(theirs.as_raw_fd())) };
-                questions = Some((ours, *rule));
-            }
-        }
-        let (answer, child) = oneshot::channel();
-        self.orders
-            .send((order, answer))
-            .map_err(|_| io::ErrorKind::BrokenPipe)?;
-        let child = child.await.map_err(|_| io::ErrorKind::BrokenPipe)??;
-        if let Some((channel, rule)) = questions {
-            // It was sent before the program began. Until it is heard, a bind waits; if that fails, a bind fails.
-            seccomp::supervise(&channel, rule)?;
-        }
-        Ok(child)
-    }
-}
-
-/// Runs in the child before the program: nothing of how we treat signals shall reach it, and it shall not outlive us. (The
-/// standard library empties the signal mask.)
-fn prepare(parent: Pid) -> io::Result<()> {
-    for number in 1..=libc::SIGRTMAX() {
-        // SAFETY: SIG_DFL is a valid disposition; numbers that cannot be set are refused without harm.
-        unsafe { libc::signal(number, libc::SIG_DFL) };
-    }
-    // SAFETY: PR_SET_PDEATHSIG takes a signal number.
-    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
-    if unistd::getppid() != parent {
-        // The bridge ended before the line above could take effect.
-        return Err(io::ErrorKind::Interrupted.into());
-    }
-    Ok(())
-}
-
-/// A change of a child's state.
+/// A change of a process's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
     /// It has ended.
     Ended(Pid, Exit),
     /// It was stopped by the signal of this number.
     Stopped(Pid, i32),
+}
+
+impl Change {
+    /// What a wait status says; `None` for one that says nothing of interest.
+    pub(super) fn new(pid: Pid, status: i32) -> Option<Self> {
+        if libc::WIFSTOPPED(status) {
+            Some(Self::Stopped(pid, libc::WSTOPSIG(status)))
+        } else if libc::WIFSIGNALED(status) {
+            Some(Self::Ended(pid, Exit::Signal(libc::WTERMSIG(status))))
+        } else if libc::WIFEXITED(status) {
+            Some(Self::Ended(pid, Exit::Status(libc::WEXITSTATUS(status))))
+        } else {
+            None
+        }
+    }
 }
 
 /// How a process ended.
@@ -142,33 +69,19 @@ impl fmt::Display for Exit {
     }
 }
 
-/// What became of the children since the last call. Adopted ones are waited for here too, so that
-/// none stays a zombie. All children of this process are the wrapped program's; one that a part of the runtime started would
-/// have to be waited for by its own pid.
-pub(super) fn reap() -> Vec<Change> {
-    let mut changes = Vec::new();
+/// Waits for all children whose state has changed, adopted ones included, so that none stays a zombie. Returns what `note` makes
+/// of each and its wait status.
+pub(super) fn reap<T>(mut note: impl FnMut(Pid, i32) -> T) -> Vec<T> {
+    let mut noted = Vec::new();
     loop {
         let mut status = 0;
         // nix's own waitpid takes a status with a real-time signal for an error, and loses it.
         // SAFETY: `status` is a valid place for one.
         let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG | libc::WUNTRACED) };
         match pid {
-            0 => return changes,
             -1 if Errno::last() == Errno::EINTR => {}
-            -1 => return changes,
-            _ if libc::WIFSTOPPED(status) => {
-                changes.push(Change::Stopped(Pid::from_raw(pid), libc::WSTOPSIG(status)));
-            }
-            _ if libc::WIFSIGNALED(status) => {
-                changes.push(Change::Ended(
-                    Pid::from_raw(pid),
-                    Exit::Signal(libc::WTERMSIG(status)),
-                ));
-            }
-            _ => changes.push(Change::Ended(
-                Pid::from_raw(pid),
-                Exit::Status(libc::WEXITSTATUS(status)),
-            )),
+            0 | -1 => return noted,
+            _ => noted.push(note(Pid::from_raw(pid), status)),
         }
     }
 }
@@ -178,9 +91,65 @@ pub(super) fn signal_group(group: Pid, signal: Signal) {
     _ = signal::killpg(group, signal);
 }
 
-/// Sends a signal to processes; ones that are gone are fine.
-pub(super) fn signal_all(processes: &[Pid], signal: Signal) {
-    for &process in processes {
-        _ = signal::kill(process, signal);
+/// Processes that are being ended: with a signal, then with SIGTERM if that is another, then with SIGKILL.
+#[derive(Debug)]
+pub(super) struct Ending {
+    /// The signal that is being tried, and those to come, each with its time.
+    signals: Vec<(Signal, Duration)>,
+    deadline: Option<Instant>,
+    /// The processes that have got the present one.
+    told: Vec<Pid>,
+}
+
+/// What to do next about an [`Ending`].
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// To look again soon.
+    Wait,
+    /// Nothing: none is left.
+    Done,
+    /// Nothing: these do not end.
+    GaveUp(Vec<Pid>),
+}
+
+impl Ending {
+    pub(super) fn new(signal: Signal) -> Self {
+        let mut signals = match signal {
+            Signal::SIGTERM => vec![(Signal::SIGTERM, END_LIMIT)],
+            other => vec![(other, END_LIMIT / 2), (Signal::SIGTERM, END_LIMIT / 2)],
+        };
+        signals.push((Signal::SIGKILL, KILL_LIMIT));
+        signals.reverse();
+        Self {
+            signals,
+            deadline: None,
+            told: Vec::new(),
+        }
+    }
+
+    /// Tells the processes that are `left` to end, as far as they have not been told. What they start meanwhile is told as well.
+    pub(super) fn step(&mut self, left: Vec<Pid>) -> Step {
+        if left.is_empty() {
+            return Step::Done;
+        }
+        let now = Instant::now();
+        if self.deadline.is_some_and(|deadline| now >= deadline) {
+            self.signals.pop();
+            self.deadline = None;
+            self.told.clear();
+        }
+        let Some(&(signal, limit)) = self.signals.last() else {
+            return Step::GaveUp(left);
+        };
+        self.deadline.get_or_insert(now + limit);
+        for pid in left {
+            if !self.told.contains(&pid) {
+                // One that is gone is fine. A stopped one has to go on to notice.
+                _ = signal::kill(pid, signal);
+                _ = signal::kill(pid, Signal::SIGCONT);
+                self.told.push(pid);
+            }
+        }
+        Step::Wait
     }
 }

@@ -4,6 +4,7 @@
 //! the program and keeps it in view. Connections know it as [`Status`] only: where it listens, and whether it does.
 
 mod child;
+mod guard;
 mod inspect;
 mod listening;
 mod port;
@@ -42,6 +43,7 @@ use crate::cli::WrapMethod;
 use crate::config::WrapConfig;
 use crate::sys;
 
+use guard::Guard;
 pub(crate) use inspect::Obstacle;
 use listening::Listener;
 pub(crate) use listening::{Acceptance, acceptance};
@@ -50,9 +52,16 @@ use redirect::Rule;
 use seccomp::Filter;
 use supervisor::Supervisor;
 
-/// A program that is ready to be started.
+/// A program that is ready to be started, and the process that will start it.
 #[derive(Debug)]
 pub(crate) struct Wrapped {
+    program: Program,
+    guard: Guard,
+}
+
+/// A program, how it is moved, and what is known of it.
+#[derive(Debug)]
+struct Program {
     config: WrapConfig,
     method: Method,
     /// The port that the program binds.
@@ -65,8 +74,8 @@ pub(crate) struct Wrapped {
 /// How a program's port is moved.
 #[derive(Debug)]
 enum Method {
-    /// By the shim, which these variables bring in.
-    Preload(Vec<(&'static str, OsString)>),
+    /// By the shim.
+    Preload(Rule),
     /// By a seccomp filter.
     Seccomp(Filter, Rule),
     /// Not at all.
@@ -93,7 +102,9 @@ impl Method {
                 return Err(obstacle.into());
             }
             (WrapMethod::Preload | WrapMethod::Auto, Ok(())) => {
-                Self::Preload(preload::environment(rule)?)
+                // Whether it can be had, is better known before anything is started.
+                preload::library()?;
+                Self::Preload(rule)
             }
             (WrapMethod::Preload, Err(obstacle)) => return Err(obstacle.into()),
             // It is asked for on its unix socket, so its port does not matter.
@@ -111,6 +122,14 @@ impl Method {
             );
         }
         Ok(method)
+    }
+
+    /// The path of the shim, if it is needed. It is written again if somebody has removed it, as cleaners of /tmp do.
+    fn shim(&self) -> Result<PathBuf> {
+        match self {
+            Self::Preload(_) => preload::library(),
+            Self::Seccomp(..) | Self::Untouched => Ok(PathBuf::new()),
+        }
     }
 }
 
@@ -282,19 +301,21 @@ impl Wrapped {
             doubt: Notify::new(),
             served: AtomicBool::new(false),
         }));
-        Ok(Self {
+        let guard = Guard::new(&config.command, &method)?;
+        let program = Program {
             config,
             method,
             old_port,
             ready_file,
             status,
             _reservation: reservation,
-        })
+        };
+        Ok(Self { program, guard })
     }
 
     /// What connections need to know.
     pub(crate) fn status(&self) -> Status {
-        self.status.clone()
+        self.program.status.clone()
     }
 
     /// Starts the program and looks after it until it is ordered to end. `gone` gets the exit status if the program ends for
@@ -308,7 +329,9 @@ impl Wrapped {
         gone: oneshot::Sender<u8>,
     ) -> Result<()> {
         let status = self.status();
-        let result = Supervisor::new(self, gone)?.run(orders).await;
+        let result = Supervisor::new(self.program, self.guard, gone)?
+            .run(orders)
+            .await;
         status.set(State::Gone);
         result
     }
@@ -318,17 +341,16 @@ impl Wrapped {
 pub(crate) fn execute(old_port: u16, new_port: u16, command: &[OsString]) -> anyhow::Error {
     let prepared = inspect::check_preload(command)
         .map_err(anyhow::Error::from)
-        .and_then(|()| {
-            preload::environment(Rule {
-                old: old_port,
-                new: new_port,
-            })
-        });
+        .and_then(|()| preload::library());
+    let rule = Rule {
+        old: old_port,
+        new: new_port,
+    };
     match prepared {
-        Ok(environment) => {
+        Ok(library) => {
             let error = Command::new(&command[0])
                 .args(&command[1..])
-                .envs(environment)
+                .envs(preload::variables(rule, &library))
                 .exec();
             inspect::unstartable(&error, &command[0]).into()
         }

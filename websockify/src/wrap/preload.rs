@@ -31,22 +31,22 @@ const UNFINISHED: &str = ".librebind-";
 /// After which time an unfinished file is one that somebody was killed over.
 const ABANDONED: Duration = Duration::from_secs(60);
 
-/// The variables that move a port in a program and all that it starts.
-pub(super) fn environment(rule: Rule) -> Result<Vec<(&'static str, OsString)>> {
-    let mut preload = library()?.into_os_string();
+/// The variables that move a port in a program and all that it starts, by the shim at this path.
+pub(super) fn variables(rule: Rule, library: &Path) -> [(&'static str, OsString); 3] {
+    let mut preload = library.as_os_str().to_owned();
     if let Some(others) = std::env::var_os("LD_PRELOAD").filter(|others| !others.is_empty()) {
         preload.push(":");
         preload.push(others);
     }
-    Ok(vec![
+    [
         ("LD_PRELOAD", preload),
         ("REBIND_OLD_PORT", rule.old.to_string().into()),
         ("REBIND_NEW_PORT", rule.new.to_string().into()),
-    ])
+    ]
 }
 
-/// The path of a shim that programs can load.
-fn library() -> Result<PathBuf> {
+/// The path of a shim that programs can load; it is written if it is not there.
+pub(super) fn library() -> Result<PathBuf> {
     if let Some(installed) = installed() {
         return Ok(installed);
     }

@@ -84,10 +84,8 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
     Some((metadata.dev(), metadata.ino()))
 }
 
-/// All processes below this one, children before grandchildren, without those in `except` and what is below them. The bridge
-/// starts nothing but the wrapped program, and adopts what that leaves behind: so this is the program with everything that it
-/// started, if `except` is what was there before.
-pub(super) fn descendants(except: &[Pid]) -> Vec<Pid> {
+/// All processes below `root`, children before grandchildren.
+pub(super) fn descendants(root: Pid) -> Vec<Pid> {
     let processes: Vec<(Pid, Pid)> = fs::read_dir("/proc")
         .into_iter()
         .flatten()
@@ -95,9 +93,8 @@ pub(super) fn descendants(except: &[Pid]) -> Vec<Pid> {
             let pid = entry.ok()?.file_name().to_str()?.parse().ok()?;
             Some((Pid::from_raw(pid), parent(pid)?))
         })
-        .filter(|(pid, _)| !except.contains(pid))
         .collect();
-    let mut family = vec![Pid::this()];
+    let mut family = vec![root];
     let mut next = 0;
     while next < family.len() {
         let elder = family[next];
@@ -115,6 +112,12 @@ pub(super) fn descendants(except: &[Pid]) -> Vec<Pid> {
 /// The parent of a process.
 fn parent(pid: i32) -> Option<Pid> {
     stat_field(pid, 1)?.parse().ok().map(Pid::from_raw)
+}
+
+/// Where this process's command line is in its memory: the first byte, and the one behind the last.
+pub(super) fn command_line_range() -> Option<(usize, usize)> {
+    let field = |index| stat_field(Pid::this().as_raw(), index)?.parse().ok();
+    Some((field(45)?, field(46)?))
 }
 
 /// A field of a process's `stat` after the command, which may hold anything, blanks and parentheses included.
@@ -186,7 +189,7 @@ mod tests {
         let child_pid = Pid::from_raw(child.id().cast_signed());
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
         let grandchild = loop {
-            let family = descendants(&[]);
+            let family = descendants(Pid::this());
             assert!(family.contains(&child_pid));
             if let Some(grandchild) = family
                 .into_iter()

@@ -7,8 +7,9 @@ use nix::unistd::Pid;
 use tokio::time::Instant;
 
 use super::child::{self, Exit};
+use super::guard::Attached;
 use super::listening::{self, Listener};
-use super::{State, Wrapped, proc};
+use super::{Program, State, proc};
 use crate::cli::WrapMode;
 use crate::config::WrapConfig;
 use crate::terminal;
@@ -89,22 +90,22 @@ impl Run {
     }
 
     /// Looks whether anything is left of a program whose first process has ended, and that does not listen.
-    pub(super) fn look_for_processes(&mut self, strangers: &[Pid]) {
+    pub(super) fn look_for_processes(&mut self, guard: &Attached) {
         if self.exit.is_some() && !self.holds {
-            self.any_left = !proc::descendants(strangers).is_empty();
+            self.any_left = !guard.processes().is_empty();
         }
     }
 
     /// Brings what is known of the listening sockets up to date, if that is of interest now.
-    pub(super) fn look_for_listeners(&mut self, wrapped: &mut Wrapped, strangers: &[Pid]) {
-        let status = &wrapped.status;
+    pub(super) fn look_for_listeners(&mut self, program: &mut Program, guard: &Attached) {
+        let status = &program.status;
         if status.get() == State::Listening && self.exit.is_none() {
             return;
         }
-        let listeners = status.listeners(|| proc::descendants(strangers));
+        let listeners = status.listeners(|| guard.processes());
         if listeners != self.listeners || !self.holds || !self.holders_are_current {
             self.holders_are_current = true;
-            let holders = holders(&listeners, strangers);
+            let holders = holders(&listeners, guard);
             self.listeners = listeners;
             self.holds = !holders.is_empty();
             if self.exit.is_some() && !self.daemon.is_some_and(|daemon| holders.contains(&daemon)) {
@@ -118,7 +119,7 @@ impl Run {
             if status.get() == State::Listening {
                 status.set(State::Starting);
             }
-            self.complain(wrapped, strangers);
+            self.complain(program, guard);
             return;
         }
         self.seen = Some(Instant::now());
@@ -130,26 +131,26 @@ impl Run {
                 .copied()
                 .find(|&pid| pid == self.leader)
                 .unwrap_or(self.holders[0]);
-            if let Some(file) = &mut wrapped.ready_file
+            if let Some(file) = &mut program.ready_file
                 && let Err(error) = file.write(&self.listeners[0].address, pid)
             {
                 tracing::error!("{error:#}");
             }
         }
-        wrapped.status.set(State::Listening);
+        program.status.set(State::Listening);
     }
 
     /// Says once, when its time is over, that the program does not listen where it should.
-    fn complain(&mut self, wrapped: &Wrapped, strangers: &[Pid]) {
+    fn complain(&mut self, program: &Program, guard: &Attached) {
         if self.ready.is_some()
             || self.complained
-            || self.started.elapsed() < wrapped.config.timeout
+            || self.started.elapsed() < program.config.timeout
         {
             return;
         }
         self.complained = true;
-        let (status, old_port) = (&wrapped.status, wrapped.old_port);
-        let processes = proc::descendants(strangers);
+        let (status, old_port) = (&program.status, program.old_port);
+        let processes = guard.processes();
         let is_its_own = |listener: &Listener| {
             processes
                 .iter()
@@ -166,7 +167,7 @@ impl Run {
         {
             format!(
                 "it listens on port {old_port} by itself, so its port was not moved ({})",
-                wrapped.method
+                program.method
             )
         } else if addresses.is_empty() {
             "it listens on no TCP port".to_owned()
@@ -178,7 +179,7 @@ impl Run {
         };
         tracing::warn!(
             "{status} does not listen there after {} s: {seen}",
-            wrapped.config.timeout.as_secs_f64()
+            program.config.timeout.as_secs_f64()
         );
     }
 
@@ -229,11 +230,12 @@ impl Run {
 }
 
 /// The processes of the program that have one of these sockets.
-pub(super) fn holders(listeners: &[Listener], strangers: &[Pid]) -> Vec<Pid> {
+pub(super) fn holders(listeners: &[Listener], guard: &Attached) -> Vec<Pid> {
     if listeners.is_empty() {
         return Vec::new();
     }
-    proc::descendants(strangers)
+    guard
+        .processes()
         .into_iter()
         .filter(|&pid| proc::may_hold(pid, listeners))
         .collect()

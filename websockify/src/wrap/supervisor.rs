@@ -6,17 +6,17 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getpgid, getpgrp};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::child::{self, Change, Exit, Spawner};
-use super::proc;
+use super::child::{self, Change, Ending, Exit, Step};
+use super::guard::{Attached, Guard};
 use super::run::{Run, holders, stop_self};
-use super::{Order, State, Wrapped, inspect};
+use super::{Order, Program, State, inspect};
 use crate::cli::WrapMode;
 use crate::future::or_never;
 use crate::terminal;
@@ -32,22 +32,21 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 const STABLE: Duration = Duration::from_secs(10);
 /// The pauses before a program that is not stable is started again: they double from the first to the second.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-/// How long processes have to end before SIGKILL.
-const END_LIMIT: Duration = Duration::from_millis(2200);
+/// How often processes that are being ended are looked at.
+const END_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The exit status of a program that was ended by SIGINT, or says so.
 const INTERRUPTED: u8 = 130;
 
 /// Keeps the program in view.
 pub(super) struct Supervisor {
-    wrapped: Wrapped,
-    spawner: Spawner,
-    changes: tokio::signal::unix::Signal,
+    program: Program,
+    guard: Attached,
+    /// Children of our own have ended: the guard, or what we adopted as the first process of a container.
+    ended: tokio::signal::unix::Signal,
     stage: Stage,
     /// How long to pause before the next start, if the program is not stable.
     pause: Duration,
-    /// Children that this process had before it started any, as a shell script has that replaced itself by us.
-    strangers: Vec<Pid>,
     /// Whether everything is about to end.
     stopping: bool,
     /// Told when the program has ended for good; used up then.
@@ -65,14 +64,13 @@ enum Stage {
 }
 
 impl Supervisor {
-    pub(super) fn new(wrapped: Wrapped, gone: oneshot::Sender<u8>) -> Result<Self> {
+    pub(super) fn new(program: Program, guard: Guard, gone: oneshot::Sender<u8>) -> Result<Self> {
         Ok(Self {
-            wrapped,
-            spawner: Spawner::new().context("cannot start a thread")?,
-            changes: signal(SignalKind::child()).context("cannot watch processes")?,
+            program,
+            guard: guard.attach().context("cannot reach the guard")?,
+            ended: signal(SignalKind::child()).context("cannot watch processes")?,
             stage: Stage::Over,
             pause: PAUSES.0,
-            strangers: proc::descendants(&[]),
             stopping: false,
             gone: Some(gone),
         })
@@ -94,8 +92,12 @@ impl Supervisor {
                         return Ok(());
                     }
                 },
-                _ = self.changes.recv() => self.note_changes(),
-                () = self.wrapped.status.0.doubt.notified() => {}
+                change = self.guard.change() => match change {
+                    Ok(change) => self.note(change),
+                    Err(_) => return self.abandon().await,
+                },
+                _ = self.ended.recv() => drop(child::reap(|_, _| ())),
+                () = self.program.status.0.doubt.notified() => {}
                 () = or_never(next_look.map(sleep_until)) => {}
             }
             self.look().await;
@@ -104,15 +106,15 @@ impl Supervisor {
 
     /// Starts the program.
     async fn start(&mut self) -> Result<()> {
-        let status = &self.wrapped.status;
+        let status = &self.program.status;
         tracing::info!("Starting '{}'", status.0.command);
         status.0.served.store(false, Ordering::Relaxed);
-        let command = &self.wrapped.config.command;
+        let shim = self.program.method.shim()?;
         let leader = self
-            .spawner
-            .spawn(command, &self.wrapped.method)
+            .guard
+            .start(&shim)
             .await
-            .map_err(|error| inspect::unstartable(&error, &command[0]))?;
+            .map_err(|error| inspect::unstartable(&error, &self.program.config.command[0]))?;
         self.stage = Stage::Running(Run::new(leader));
         Ok(())
     }
@@ -123,7 +125,7 @@ impl Supervisor {
             Stage::Over => None,
             Stage::Pausing(until) => (!self.stopping).then_some(*until),
             Stage::Running(run) => {
-                let status = &self.wrapped.status;
+                let status = &self.program.status;
                 let wanted = run.ready.is_none() || status.is_awaited();
                 let look = (status.get() == State::Starting && wanted).then(|| {
                     let passed = run.seen.unwrap_or(run.started).elapsed();
@@ -138,21 +140,22 @@ impl Supervisor {
         }
     }
 
-    /// Takes note of the processes that have ended or stopped.
-    fn note_changes(&mut self) {
-        let changes = child::reap();
-        let Stage::Running(run) = &mut self.stage else {
-            return;
-        };
-        for change in changes {
+    /// Takes note of a process that has ended or stopped.
+    fn note(&mut self, change: Change) {
+        if let Stage::Running(run) = &mut self.stage {
             match change {
-                Change::Ended(pid, _) if self.strangers.contains(&pid) => {
-                    self.strangers.retain(|&stranger| stranger != pid);
-                }
                 Change::Ended(pid, exit) => run.note_end(pid, exit),
                 Change::Stopped(pid, signal) => run.note_stop(pid, signal),
             }
         }
+    }
+
+    /// Ends what the guard has left behind, which somebody has killed.
+    async fn abandon(&mut self) -> Result<()> {
+        self.end_processes(Signal::SIGTERM, Attached::orphans).await;
+        bail!(
+            "the process that guards the wrapped program was killed, and so the program was ended"
+        )
     }
 
     /// Looks at the program, and acts on what is seen.
@@ -168,9 +171,9 @@ impl Supervisor {
             }
             Stage::Running(run) => {
                 run.answer_wish_for_terminal();
-                run.look_for_listeners(&mut self.wrapped, &self.strangers);
-                run.look_for_processes(&self.strangers);
-                if let Some(exit) = run.gone(&self.wrapped.config) {
+                run.look_for_listeners(&mut self.program, &self.guard);
+                run.look_for_processes(&self.guard);
+                if let Some(exit) = run.gone(&self.program.config) {
                     self.act_on_end(exit).await;
                 }
             }
@@ -182,25 +185,23 @@ impl Supervisor {
         let Stage::Running(run) = std::mem::replace(&mut self.stage, Stage::Over) else {
             return;
         };
-        if let Some(file) = &mut self.wrapped.ready_file {
+        if let Some(file) = &mut self.program.ready_file {
             file.remove();
         }
-        let status = &self.wrapped.status;
+        let status = &self.program.status;
         tracing::info!("'{}' {exit}", status.0.command);
         if self.stopping {
             return status.set(State::Gone);
         }
         // Somebody pressed Ctrl-C, which only the program that had the terminal was told.
         let interrupted = run.had_terminal && exit.status() == INTERRUPTED;
-        match self.wrapped.config.mode {
+        match self.program.config.mode {
             WrapMode::Respawn if !interrupted => {
                 status.set(State::Starting);
                 let served = status.0.served.load(Ordering::Relaxed);
                 let stable = served || run.ready.is_some_and(|ready| ready.elapsed() >= STABLE);
-                self.end_processes(Signal::SIGTERM, |strangers| {
-                    holders(&run.listeners, strangers)
-                })
-                .await;
+                self.end_processes(Signal::SIGTERM, |guard| holders(&run.listeners, guard))
+                    .await;
                 self.start_later(stable);
             }
             WrapMode::Ignore if !interrupted => {
@@ -263,42 +264,24 @@ impl Supervisor {
         if let Stage::Running(run) = &self.stage {
             terminal::take_back(run.leader);
         }
-        self.end_processes(signal, proc::descendants).await;
+        self.end_processes(signal, Attached::processes).await;
     }
 
-    /// Ends the processes that `which` names, time and again, given the strangers: with `signal`, then with SIGTERM if that is
-    /// another, then with SIGKILL.
-    async fn end_processes(&mut self, signal: Signal, which: impl Fn(&[Pid]) -> Vec<Pid>) {
-        let signals = match signal {
-            Signal::SIGTERM => vec![(Signal::SIGTERM, END_LIMIT)],
-            other => vec![(other, END_LIMIT / 2), (Signal::SIGTERM, END_LIMIT / 2)],
-        };
-        for (signal, limit) in signals
-            .into_iter()
-            .chain([(Signal::SIGKILL, LOOK_INTERVALS.1)])
-        {
-            let deadline = Instant::now() + limit;
-            let mut told = Vec::new();
-            loop {
-                child::reap();
-                let left = which(&self.strangers);
-                if left.is_empty() {
-                    return;
+    /// Ends the processes that `which` names, time and again, beginning with this signal.
+    async fn end_processes(&mut self, signal: Signal, which: impl Fn(&Attached) -> Vec<Pid>) {
+        let mut ending = Ending::new(signal);
+        loop {
+            child::reap(|_, _| ());
+            match ending.step(which(&self.guard)) {
+                // What they become meanwhile is of no interest.
+                Step::Wait => drop(timeout(END_INTERVAL, self.guard.change()).await),
+                Step::Done => return,
+                Step::GaveUp(left) => {
+                    return tracing::warn!(
+                        "processes {left:?} of the wrapped program cannot be ended"
+                    );
                 }
-                if Instant::now() >= deadline {
-                    break;
-                }
-                // What they start meanwhile is told as well.
-                let news: Vec<Pid> = left.into_iter().filter(|pid| !told.contains(pid)).collect();
-                child::signal_all(&news, signal);
-                child::signal_all(&news, Signal::SIGCONT);
-                told.extend(news);
-                _ = timeout(LOOK_INTERVALS.0, self.changes.recv()).await;
             }
-        }
-        let left = which(&self.strangers);
-        if !left.is_empty() {
-            tracing::warn!("processes {left:?} of the wrapped program cannot be ended");
         }
     }
 }

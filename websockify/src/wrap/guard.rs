@@ -1,0 +1,479 @@
+//! The guard: a small process between the bridge and the wrapped program, so that nothing of the program outlives the bridge,
+//! even one that is killed.
+//!
+//! It starts the program when it is told to, adopts what the program leaves behind (it is the child subreaper), reaps, and tells
+//! the bridge of every change. When its channel ends, the bridge is gone, however that came about, and the guard ends everything
+//! below it. No signal ends it but SIGKILL; should that happen, the program's first process goes with it, and the bridge
+//! adopts the rest.
+//!
+//! It is forked before the first thread is started, so it may do whatever a program may; it holds no file but its standard ones
+//! and its channels, and logs nothing.
+
+#![allow(unsafe_code, reason = "fork, prctl, and closing inherited descriptors")]
+
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io::{self, IoSlice};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{UnixDatagram as Channel, UnixStream};
+use std::os::unix::process::CommandExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, sendmsg, socketpair};
+use nix::sys::wait::waitpid;
+use nix::unistd::{ForkResult, Pid, fork, getppid, setpgid};
+use tokio::net::UnixDatagram;
+
+use super::child::{Change, Ending, Step, reap};
+use super::redirect::Rule;
+use super::seccomp::{self, Filter};
+use super::{Method, preload, proc};
+
+/// The guard's name in `ps`, instead of ours.
+const NAME: &str = "wrap-guard";
+/// The longest path of a shim, and so the longest order.
+const MAX_ORDER: usize = 1 + libc::PATH_MAX as usize;
+/// How often processes that are being ended are looked at.
+const LOOK_INTERVAL: u16 = 10;
+/// How long a guard has to end when nothing is left to guard.
+const CLOSE_LIMIT: Duration = Duration::from_millis(500);
+
+/// What the guard tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Event {
+    /// The program was started.
+    Started(Pid),
+    /// It could not be.
+    Failed(Errno),
+    /// The state of a process has changed; the number is a wait status.
+    Changed(Pid, i32),
+}
+
+impl Event {
+    /// Three numbers of the machine's own kind.
+    const LENGTH: usize = 12;
+
+    fn encode(self) -> [u8; Self::LENGTH] {
+        let [kind, first, second] = match self {
+            Self::Started(pid) => [0, pid.as_raw(), 0],
+            Self::Failed(error) => [1, error as i32, 0],
+            Self::Changed(pid, status) => [2, pid.as_raw(), status],
+        };
+        let mut bytes = [0; Self::LENGTH];
+        let (words, _) = bytes.as_chunks_mut::<4>();
+        (words[0], words[1], words[2]) = (
+            i32::to_ne_bytes(kind),
+            first.to_ne_bytes(),
+            second.to_ne_bytes(),
+        );
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (words, []) = bytes.as_chunks::<4>() else {
+            return None;
+        };
+        match *words {
+            [kind, first, second] => {
+                let [first, second] = [first, second].map(i32::from_ne_bytes);
+                match i32::from_ne_bytes(kind) {
+                    0 => Some(Self::Started(Pid::from_raw(first))),
+                    1 => Some(Self::Failed(Errno::from_raw(first))),
+                    2 => Some(Self::Changed(Pid::from_raw(first), second)),
+                    _ => None,
+                }
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The bridge's end: a guard that waits for orders.
+#[derive(Debug)]
+pub(super) struct Guard {
+    pid: Pid,
+    channel: Channel,
+    /// Where the listener of a seccomp filter arrives, and what it is for.
+    questions: Option<(UnixStream, Rule)>,
+    /// Children that this process had before, as a shell script has that replaced itself by us.
+    strangers: Vec<Pid>,
+}
+
+impl Guard {
+    /// Forks a guard that will start `command`, moved by `method`. No other thread may run.
+    pub(super) fn new(command: &[OsString], method: &Method) -> Result<Self> {
+        Self::fork(command, method).context("cannot start the process that guards the program")
+    }
+
+    fn fork(command: &[OsString], method: &Method) -> Result<Self> {
+        let strangers = proc::descendants(Pid::this());
+        let (ours, theirs) = socketpair(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )?;
+        let (questions, asked) = match method {
+            Method::Seccomp(filter, rule) => {
+                let (ours, theirs) = UnixStream::pair()?;
+                (Some((ours, *rule)), Some((filter.clone(), theirs)))
+            }
+            Method::Preload(_) | Method::Untouched => (None, None),
+        };
+        let rule = match method {
+            Method::Preload(rule) => Some(*rule),
+            Method::Seccomp(..) | Method::Untouched => None,
+        };
+        // Should the guard be killed, we adopt what it had.
+        // SAFETY: PR_SET_CHILD_SUBREAPER takes one number. A kernel without it is older than Rust supports.
+        unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
+        // SAFETY: no other thread runs, so the child is as free as its parent.
+        match unsafe { fork() }? {
+            ForkResult::Parent { child } => Ok(Self {
+                pid: child,
+                channel: ours.into(),
+                questions,
+                strangers,
+            }),
+            ForkResult::Child => {
+                let watch = || Watch::new(theirs, command.to_vec(), rule, asked)?.run();
+                let done = catch_unwind(AssertUnwindSafe(watch)).is_ok_and(|result| result.is_ok());
+                // SAFETY: nothing of the parent's is to be run, flushed or dropped here.
+                unsafe { libc::_exit(i32::from(!done)) }
+            }
+        }
+    }
+
+    /// Attaches it to the runtime that this is called in.
+    pub(super) fn attach(self) -> io::Result<Attached> {
+        self.channel.set_nonblocking(true)?;
+        Ok(Attached {
+            pid: self.pid,
+            channel: UnixDatagram::from_std(self.channel)?,
+            questions: self.questions,
+            strangers: self.strangers,
+            waiting: VecDeque::new(),
+        })
+    }
+}
+
+/// A guard in a runtime.
+#[derive(Debug)]
+pub(super) struct Attached {
+    /// The guard's own process.
+    pub(super) pid: Pid,
+    channel: UnixDatagram,
+    questions: Option<(UnixStream, Rule)>,
+    strangers: Vec<Pid>,
+    /// Changes that came while something else was waited for.
+    waiting: VecDeque<Change>,
+}
+
+impl Attached {
+    /// Starts the program, with the shim at this path, and returns its process.
+    pub(super) async fn start(&mut self, shim: &Path) -> io::Result<Pid> {
+        // An empty message would be the end of the channel.
+        let order = [b"+", shim.as_os_str().as_bytes()].concat();
+        self.channel.send(&order).await?;
+        let started = loop {
+            match self.receive().await? {
+                Event::Started(pid) => break Ok(pid),
+                Event::Failed(error) => break Err(error.into()),
+                Event::Changed(pid, status) => self.waiting.extend(Change::new(pid, status)),
+            }
+        };
+        if let Some((channel, rule)) = &self.questions {
+            // It was sent before the program began. Until it is heard, a bind waits; if that fails, a bind fails.
+            let heard = seccomp::supervise(channel, *rule);
+            // Of a program that did not begin, there may be one or none.
+            return started.and_then(|pid| heard.map(|()| pid));
+        }
+        started
+    }
+
+    /// The next change of the program's processes; an error when the guard is gone. May be dropped and called again.
+    pub(super) async fn change(&mut self) -> io::Result<Change> {
+        loop {
+            if let Some(change) = self.waiting.pop_front() {
+                return Ok(change);
+            }
+            if let Event::Changed(pid, status) = self.receive().await? {
+                self.waiting.extend(Change::new(pid, status));
+            }
+        }
+    }
+
+    async fn receive(&self) -> io::Result<Event> {
+        let mut bytes = [0; Event::LENGTH];
+        let length = self.channel.recv(&mut bytes).await?;
+        Event::decode(&bytes[..length]).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    }
+
+    /// The processes of the program: children before grandchildren.
+    pub(super) fn processes(&self) -> Vec<Pid> {
+        proc::descendants(self.pid)
+    }
+
+    /// What this process has adopted since the guard is gone.
+    pub(super) fn orphans(&self) -> Vec<Pid> {
+        let spared: Vec<Pid> = self
+            .strangers
+            .iter()
+            .flat_map(|&stranger| [vec![stranger], proc::descendants(stranger)].concat())
+            .collect();
+        let mut orphans = proc::descendants(Pid::this());
+        orphans.retain(|pid| !spared.contains(pid));
+        orphans
+    }
+}
+
+impl Drop for Attached {
+    /// Lets the guard end, which ends what is left of the program, and waits for that; for a bounded time.
+    fn drop(&mut self) {
+        // It fails only when the guard is gone.
+        _ = self.channel.shutdown(Shutdown::Write);
+        let deadline = Instant::now() + CLOSE_LIMIT;
+        while let Some(limit) = deadline.checked_duration_since(Instant::now()) {
+            let mut files = [PollFd::new(self.channel.as_fd(), PollFlags::POLLIN)];
+            _ = poll(
+                &mut files,
+                PollTimeout::try_from(limit).unwrap_or(PollTimeout::ZERO),
+            );
+            match recv(
+                self.channel.as_raw_fd(),
+                &mut [0; Event::LENGTH],
+                MsgFlags::MSG_DONTWAIT,
+            ) {
+                Ok(1..) | Err(Errno::EAGAIN | Errno::EINTR) => {}
+                Ok(0) | Err(_) => {
+                    // Its files are closed, so it is about to end; it may have been reaped already.
+                    _ = waitpid(self.pid, None);
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// The guard itself.
+struct Watch {
+    channel: Channel,
+    changes: SignalFd,
+    command: Vec<OsString>,
+    /// The port that the shim moves.
+    rule: Option<Rule>,
+    /// The filter of the program, and where its listener is sent.
+    filter: Option<(Filter, UnixStream)>,
+}
+
+impl Watch {
+    fn new(
+        channel: OwnedFd,
+        command: Vec<OsString>,
+        rule: Option<Rule>,
+        filter: Option<(Filter, UnixStream)>,
+    ) -> io::Result<Self> {
+        // A group of its own: what is sent to ours, by a terminal or by `kill %1`, does not reach it.
+        setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
+        // SAFETY: this takes one number.
+        unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
+        rename();
+        let kept: Vec<RawFd> = [0, 1, 2, channel.as_raw_fd()]
+            .into_iter()
+            .chain(filter.iter().map(|(_, channel)| channel.as_raw_fd()))
+            .collect();
+        close_all_but(&kept)?;
+        let mut awaited = SigSet::empty();
+        awaited.add(Signal::SIGCHLD);
+        Ok(Self {
+            channel: channel.into(),
+            changes: SignalFd::with_flags(
+                &awaited,
+                SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK,
+            )?,
+            command,
+            rule,
+            filter,
+        })
+    }
+
+    /// Starts and reports until the bridge is gone; then ends everything.
+    fn run(&self) -> io::Result<()> {
+        let mut order = vec![0; MAX_ORDER];
+        loop {
+            let ready = self.wait(PollTimeout::NONE)?;
+            if !self.report() {
+                break;
+            }
+            if ready {
+                match self.channel.recv(&mut order) {
+                    Ok(length @ 1..) => {
+                        self.start(Path::new(OsStr::from_bytes(&order[1..length])));
+                    }
+                    Ok(0) | Err(_) => break,
+                }
+            }
+        }
+        self.end();
+        Ok(())
+    }
+
+    /// Waits for an order (true) or a change of a process, at most so long.
+    fn wait(&self, limit: PollTimeout) -> io::Result<bool> {
+        let mut files = [
+            PollFd::new(self.channel.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.changes.as_fd(), PollFlags::POLLIN),
+        ];
+        poll(&mut files, limit)?;
+        let ordered = files[0].any().unwrap_or(true);
+        while self.changes.read_signal()?.is_some() {}
+        Ok(ordered)
+    }
+
+    /// Tells of what became of processes. Returns whether somebody listens.
+    fn report(&self) -> bool {
+        reap(|pid, status| self.tell(Event::Changed(pid, status)))
+            .into_iter()
+            .all(|told| told)
+    }
+
+    fn tell(&self, event: Event) -> bool {
+        let bytes = event.encode();
+        // The bridge may be gone, which is no reason for a signal.
+        let sent = sendmsg::<()>(
+            self.channel.as_raw_fd(),
+            &[IoSlice::new(&bytes)],
+            &[],
+            MsgFlags::MSG_NOSIGNAL,
+            None,
+        );
+        sent.is_ok()
+    }
+
+    /// Starts the program without a shell, in a process group of its own, with signals as a program expects them.
+    fn start(&self, shim: &Path) {
+        let event = match self.spawn(shim) {
+            Ok(pid) => Event::Started(pid),
+            Err(error) => Event::Failed(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))),
+        };
+        self.tell(event);
+    }
+
+    fn spawn(&self, shim: &Path) -> io::Result<Pid> {
+        let (program, arguments) = self
+            .command
+            .split_first()
+            .ok_or(io::Error::from_raw_os_error(libc::EINVAL))?;
+        let mut order = Command::new(program);
+        order.args(arguments).process_group(0);
+        if let Some(rule) = self.rule {
+            order.envs(preload::variables(rule, shim));
+        }
+        let parent = Pid::this();
+        // SAFETY: `prepare` makes system calls only, as is demanded between fork and exec.
+        unsafe { order.pre_exec(move || prepare(parent)) };
+        if let Some((filter, channel)) = &self.filter {
+            let (filter, channel) = (filter.clone(), channel.as_raw_fd());
+            // SAFETY: so does this, and what it uses was made before.
+            unsafe { order.pre_exec(move || filter.apply(channel)) };
+        }
+        Ok(Pid::from_raw(order.spawn()?.id().cast_signed()))
+    }
+
+    /// Ends all processes below this one.
+    fn end(&self) {
+        let mut ending = Ending::new(Signal::SIGTERM);
+        loop {
+            reap(|_, _| ());
+            match ending.step(proc::descendants(Pid::this())) {
+                Step::Wait => _ = self.wait_for_change(),
+                Step::Done | Step::GaveUp(_) => return,
+            }
+        }
+    }
+
+    fn wait_for_change(&self) -> io::Result<()> {
+        let mut files = [PollFd::new(self.changes.as_fd(), PollFlags::POLLIN)];
+        poll(&mut files, PollTimeout::from(LOOK_INTERVAL))?;
+        while self.changes.read_signal()?.is_some() {}
+        Ok(())
+    }
+}
+
+/// Runs in the child before the program: nothing of how we treat signals shall reach it, and it shall not outlive the guard.
+fn prepare(parent: Pid) -> io::Result<()> {
+    for number in 1..=libc::SIGRTMAX() {
+        // SAFETY: SIG_DFL is a valid disposition; numbers that cannot be set are refused without harm.
+        unsafe { libc::signal(number, libc::SIG_DFL) };
+    }
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+    // SAFETY: PR_SET_PDEATHSIG takes a signal number.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    if getppid() != parent {
+        // The guard ended before the line above could take effect.
+        return Err(io::Error::from_raw_os_error(libc::EINTR));
+    }
+    Ok(())
+}
+
+/// Closes every descriptor but these.
+fn close_all_but(kept: &[RawFd]) -> io::Result<()> {
+    let open: Vec<RawFd> = fs::read_dir("/proc/self/fd")?
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|number| !kept.contains(number))
+        .collect();
+    for number in open {
+        // SAFETY: what owns these in the copy of our memory is never used or dropped here; one, of the directory, is closed already.
+        unsafe { libc::close(number) };
+    }
+    Ok(())
+}
+
+/// Takes another name than the bridge, so that whoever looks for that, or kills it by name, finds one process: `ps` and
+/// `pgrep` read it, and `pgrep -f` the command line, which is overwritten where the kernel keeps it.
+fn rename() {
+    let name = std::ffi::CString::new(NAME).unwrap_or_default();
+    // SAFETY: the name ends in NUL.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+    let Some((start, end)) = proc::command_line_range() else {
+        return;
+    };
+    let title = [NAME.as_bytes(), b"\0"].concat();
+    for (offset, place) in (start..end).enumerate() {
+        let byte = title.get(offset).copied().unwrap_or(0);
+        // SAFETY: the kernel says that this process's arguments are there, on its stack; the copy here is used by nobody.
+        unsafe { (place as *mut u8).write_volatile(byte) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_survive_their_way() {
+        let pid = Pid::from_raw(4711);
+        for event in [
+            Event::Started(pid),
+            Event::Failed(Errno::ENOENT),
+            Event::Changed(pid, -1),
+        ] {
+            assert_eq!(Event::decode(&event.encode()), Some(event));
+        }
+        assert_eq!(Event::decode(&[]), None);
+        assert_eq!(Event::decode(&[9; Event::LENGTH]), None);
+    }
+}
