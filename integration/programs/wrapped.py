@@ -174,26 +174,5 @@ def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def binds(port):
-    """Binds all sorts of addresses, and prints what came of each: errno, then the socket's name."""
-    port = int(port)
-    attempts = [
-        ("any", socket.AF_INET, socket.SOCK_STREAM, ("", port)),
-        ("loopback", socket.AF_INET, socket.SOCK_STREAM, ("127.0.0.1", port)),
-        ("udp", socket.AF_INET, socket.SOCK_DGRAM, ("127.0.0.1", port)),
-        ("any six", socket.AF_INET6, socket.SOCK_STREAM, ("::", port)),
-        ("loopback six", socket.AF_INET6, socket.SOCK_STREAM, ("::1", port)),
-        ("udp six", socket.AF_INET6, socket.SOCK_DGRAM, ("::1", port)),
-    ]
-    for name, family, kind, address in attempts:
-        with socket.socket(family, kind) as bound:
-            try:
-                bound.bind(address)
-                print(name, 0, bound.getsockname()[:2])
-                bound.bind(address)
-            except OSError as error:
-                print(name, error.errno, bound.getsockname()[:2])
-
-
 if __name__ == "__main__":
     globals()[sys.argv[1]](*sys.argv[2:])

@@ -169,7 +169,10 @@ fn a_program_that_never_listens_is_told_of_and_its_clients_are_refused() {
     let (_, code, reason) = client.read_to_close();
     assert_eq!(code, Some(1011));
     assert!(reason.contains("not listening"), "{reason}");
-    server.wait_for_line("does not listen there after 0.5 s: it listens on no TCP port");
+    let port = server.address().port();
+    server.wait_for_line(&format!(
+        "does not listen there after 0.5 s, where port {port} is moved by preloading: it listens on no TCP port"
+    ));
 }
 
 #[test]

@@ -21,6 +21,8 @@ pub(super) enum Change {
     Ended(Pid, Exit),
     /// It was stopped by the signal of this number.
     Stopped(Pid, i32),
+    /// None is left.
+    AllEnded,
 }
 
 impl Change {
@@ -69,10 +71,9 @@ impl fmt::Display for Exit {
     }
 }
 
-/// Waits for all children whose state has changed, adopted ones included, so that none stays a zombie. Returns what `note` makes
-/// of each and its wait status.
-pub(super) fn reap<T>(mut note: impl FnMut(Pid, i32) -> T) -> Vec<T> {
-    let mut noted = Vec::new();
+/// Waits for all children whose state has changed, adopted ones included, so that none stays a zombie. `note` is told of each
+/// and its wait status. Returns whether children are left.
+pub(super) fn reap(mut note: impl FnMut(Pid, i32)) -> bool {
     loop {
         let mut status = 0;
         // nix's own waitpid takes a status with a real-time signal for an error, and loses it.
@@ -80,8 +81,9 @@ pub(super) fn reap<T>(mut note: impl FnMut(Pid, i32) -> T) -> Vec<T> {
         let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG | libc::WUNTRACED) };
         match pid {
             -1 if Errno::last() == Errno::EINTR => {}
-            0 | -1 => return noted,
-            _ => noted.push(note(Pid::from_raw(pid), status)),
+            0 => return true,
+            -1 => return false,
+            _ => note(Pid::from_raw(pid), status),
         }
     }
 }

@@ -11,7 +11,6 @@
 
 #![allow(unsafe_code, reason = "fork, prctl, and closing inherited descriptors")]
 
-use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, IoSlice};
@@ -58,6 +57,8 @@ enum Event {
     Failed(Errno),
     /// The state of a process has changed; the number is a wait status.
     Changed(Pid, i32),
+    /// The last process has ended.
+    AllEnded,
 }
 
 impl Event {
@@ -69,6 +70,7 @@ impl Event {
             Self::Started(pid) => [0, pid.as_raw(), 0],
             Self::Failed(error) => [1, error as i32, 0],
             Self::Changed(pid, status) => [2, pid.as_raw(), status],
+            Self::AllEnded => [3, 0, 0],
         };
         let mut bytes = [0; Self::LENGTH];
         let (words, _) = bytes.as_chunks_mut::<4>();
@@ -91,6 +93,7 @@ impl Event {
                     0 => Some(Self::Started(Pid::from_raw(first))),
                     1 => Some(Self::Failed(Errno::from_raw(first))),
                     2 => Some(Self::Changed(Pid::from_raw(first), second)),
+                    3 => Some(Self::AllEnded),
                     _ => None,
                 }
             }
@@ -163,7 +166,6 @@ impl Guard {
             channel: UnixDatagram::from_std(self.channel)?,
             questions: self.questions,
             strangers: self.strangers,
-            waiting: VecDeque::new(),
         })
     }
 }
@@ -176,13 +178,11 @@ pub(super) struct Attached {
     channel: UnixDatagram,
     questions: Option<(UnixStream, Rule)>,
     strangers: Vec<Pid>,
-    /// Changes that came while something else was waited for.
-    waiting: VecDeque<Change>,
 }
 
 impl Attached {
     /// Starts the program, with the shim at this path, and returns its process.
-    pub(super) async fn start(&mut self, shim: &Path) -> io::Result<Pid> {
+    pub(super) async fn start(&self, shim: &Path) -> io::Result<Pid> {
         // An empty message would be the end of the channel.
         let order = [b"+", shim.as_os_str().as_bytes()].concat();
         self.channel.send(&order).await?;
@@ -190,7 +190,8 @@ impl Attached {
             match self.receive().await? {
                 Event::Started(pid) => break Ok(pid),
                 Event::Failed(error) => break Err(error.into()),
-                Event::Changed(pid, status) => self.waiting.extend(Change::new(pid, status)),
+                // Of an earlier start.
+                Event::Changed(..) | Event::AllEnded => {}
             }
         };
         if let Some((channel, rule)) = &self.questions {
@@ -203,13 +204,15 @@ impl Attached {
     }
 
     /// The next change of the program's processes; an error when the guard is gone. May be dropped and called again.
-    pub(super) async fn change(&mut self) -> io::Result<Change> {
+    pub(super) async fn change(&self) -> io::Result<Change> {
         loop {
-            if let Some(change) = self.waiting.pop_front() {
+            let change = match self.receive().await? {
+                Event::Changed(pid, status) => Change::new(pid, status),
+                Event::AllEnded => Some(Change::AllEnded),
+                Event::Started(_) | Event::Failed(_) => None,
+            };
+            if let Some(change) = change {
                 return Ok(change);
-            }
-            if let Event::Changed(pid, status) = self.receive().await? {
-                self.waiting.extend(Change::new(pid, status));
             }
         }
     }
@@ -220,7 +223,7 @@ impl Attached {
         Event::decode(&bytes[..length]).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
 
-    /// The processes of the program: children before grandchildren.
+    /// The processes of the program: children before grandchildren. One that was started just now may be missing.
     pub(super) fn processes(&self) -> Vec<Pid> {
         proc::descendants(self.pid)
     }
@@ -344,9 +347,15 @@ impl Watch {
 
     /// Tells of what became of processes. Returns whether somebody listens.
     fn report(&self) -> bool {
-        reap(|pid, status| self.tell(Event::Changed(pid, status)))
-            .into_iter()
-            .all(|told| told)
+        let (mut any, mut heard) = (false, true);
+        let left = reap(|pid, status| {
+            any = true;
+            heard &= self.tell(Event::Changed(pid, status));
+        });
+        if any && !left {
+            heard &= self.tell(Event::AllEnded);
+        }
+        heard
     }
 
     fn tell(&self, event: Event) -> bool {
@@ -470,6 +479,7 @@ mod tests {
             Event::Started(pid),
             Event::Failed(Errno::ENOENT),
             Event::Changed(pid, -1),
+            Event::AllEnded,
         ] {
             assert_eq!(Event::decode(&event.encode()), Some(event));
         }

@@ -82,13 +82,13 @@ enum Method {
     Untouched,
 }
 
-/// What a user may do when it did not work.
+/// In words that follow "its port is moved".
 impl fmt::Display for Method {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Preload(_) => "by preloading, which did not reach it; try --wrap-method=seccomp",
-            Self::Seccomp(..) => "by seccomp, which did not reach it",
-            Self::Untouched => "as was asked for",
+            Self::Preload(_) => "by preloading",
+            Self::Seccomp(..) => "by seccomp",
+            Self::Untouched => "by nobody",
         })
     }
 }
@@ -122,6 +122,17 @@ impl Method {
             );
         }
         Ok(method)
+    }
+
+    /// Why it may not have reached a program, and what to try.
+    fn unreached(&self) -> &'static str {
+        match self {
+            Self::Preload(_) => {
+                "what binds it does not load the library, as a static program that a script starts; try --wrap-method=seccomp"
+            }
+            Self::Seccomp(..) => "what binds it is not seen by the filter, as io_uring is not",
+            Self::Untouched => "--wrap-port tells which port it binds",
+        }
     }
 
     /// The path of the shim, if it is needed. It is written again if somebody has removed it, as cleaners of /tmp do.

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::unistd::Uid;
 
@@ -61,6 +62,13 @@ pub(super) fn library() -> Result<PathBuf> {
         "cannot wrap a program: no directory takes the library that is preloaded into it ({}); install it with `make install`",
         refusals.join("; ")
     )
+}
+
+/// A lock on the directory of the shim, for as long as a program uses it: systemd-tmpfiles(8), which removes old files of
+/// `/tmp`, passes over what is locked.
+pub(super) fn lock(library: &Path) -> Option<Flock<File>> {
+    let directory = File::open(library.parent()?).ok()?;
+    Flock::lock(directory, FlockArg::LockSharedNonblock).ok()
 }
 
 /// An installed shim, if it is ours.

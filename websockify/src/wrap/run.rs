@@ -43,7 +43,7 @@ pub(super) struct Run {
     /// How the first process ended of those that it had left behind, for a daemon that was never seen.
     other_exit: Option<Exit>,
     /// Whether anything of it is left.
-    any_left: bool,
+    pub(super) any_left: bool,
     /// Whether it was said that it does not listen.
     complained: bool,
     /// Whether it waits for the terminal.
@@ -86,13 +86,6 @@ impl Run {
             self.daemon_exit = Some(exit);
         } else {
             self.other_exit.get_or_insert(exit);
-        }
-    }
-
-    /// Looks whether anything is left of a program whose first process has ended, and that does not listen.
-    pub(super) fn look_for_processes(&mut self, guard: &Attached) {
-        if self.exit.is_some() && !self.holds {
-            self.any_left = !guard.processes().is_empty();
         }
     }
 
@@ -149,7 +142,7 @@ impl Run {
             return;
         }
         self.complained = true;
-        let (status, old_port) = (&program.status, program.old_port);
+        let (status, method, old_port) = (&program.status, &program.method, program.old_port);
         let processes = guard.processes();
         let is_its_own = |listener: &Listener| {
             processes
@@ -166,11 +159,11 @@ impl Run {
             .any(|address| address.ends_with(&format!(":{old_port}")))
         {
             format!(
-                "it listens on port {old_port} by itself, so its port was not moved ({})",
-                program.method
+                "it listens on port {old_port} by itself, so its port was not moved: {}",
+                method.unreached()
             )
         } else if addresses.is_empty() {
-            "it listens on no TCP port".to_owned()
+            "it listens on no TCP port; it may need a longer --wrap-timeout, or its own log may tell more".to_owned()
         } else {
             format!(
                 "it listens on {}; --wrap-port tells which port it binds",
@@ -178,7 +171,7 @@ impl Run {
             )
         };
         tracing::warn!(
-            "{status} does not listen there after {} s: {seen}",
+            "{status} does not listen there after {} s, where port {old_port} is moved {method}: {seen}",
             program.config.timeout.as_secs_f64()
         );
     }

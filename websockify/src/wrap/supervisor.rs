@@ -3,20 +3,22 @@
 //! Everything happens in one loop that wakes for an order, for a change of a child's state, for a client that was refused, or
 //! when it is time to look again; then it looks at what is, and acts on that.
 
+use std::fs::File;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::fcntl::Flock;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getpgid, getpgrp};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::child::{self, Change, Ending, Exit, Step};
 use super::guard::{Attached, Guard};
 use super::run::{Run, holders, stop_self};
-use super::{Order, Program, State, inspect};
+use super::{Order, Program, State, inspect, preload};
 use crate::cli::WrapMode;
 use crate::future::or_never;
 use crate::terminal;
@@ -45,8 +47,12 @@ pub(super) struct Supervisor {
     /// Children of our own have ended: the guard, or what we adopted as the first process of a container.
     ended: tokio::signal::unix::Signal,
     stage: Stage,
+    /// Keeps the shim from cleaners of old files.
+    shim_lock: Option<Flock<File>>,
     /// How long to pause before the next start, if the program is not stable.
     pause: Duration,
+    /// Whether it was said why a program may end that was not seen to listen.
+    hinted: bool,
     /// Whether everything is about to end.
     stopping: bool,
     /// Told when the program has ended for good; used up then.
@@ -70,7 +76,9 @@ impl Supervisor {
             guard: guard.attach().context("cannot reach the guard")?,
             ended: signal(SignalKind::child()).context("cannot watch processes")?,
             stage: Stage::Over,
+            shim_lock: None,
             pause: PAUSES.0,
+            hinted: false,
             stopping: false,
             gone: Some(gone),
         })
@@ -110,6 +118,7 @@ impl Supervisor {
         tracing::info!("Starting '{}'", status.0.command);
         status.0.served.store(false, Ordering::Relaxed);
         let shim = self.program.method.shim()?;
+        self.shim_lock = preload::lock(&shim);
         let leader = self
             .guard
             .start(&shim)
@@ -146,6 +155,7 @@ impl Supervisor {
             match change {
                 Change::Ended(pid, exit) => run.note_end(pid, exit),
                 Change::Stopped(pid, signal) => run.note_stop(pid, signal),
+                Change::AllEnded => run.any_left = false,
             }
         }
     }
@@ -172,7 +182,6 @@ impl Supervisor {
             Stage::Running(run) => {
                 run.answer_wish_for_terminal();
                 run.look_for_listeners(&mut self.program, &self.guard);
-                run.look_for_processes(&self.guard);
                 if let Some(exit) = run.gone(&self.program.config) {
                     self.act_on_end(exit).await;
                 }
@@ -192,6 +201,14 @@ impl Supervisor {
         tracing::info!("'{}' {exit}", status.0.command);
         if self.stopping {
             return status.set(State::Gone);
+        }
+        if run.ready.is_none() && !std::mem::replace(&mut self.hinted, true) {
+            tracing::info!(
+                "it was not seen to listen; port {} is moved {}: if it could not bind that, {}",
+                self.program.old_port,
+                self.program.method,
+                self.program.method.unreached()
+            );
         }
         // Somebody pressed Ctrl-C, which only the program that had the terminal was told.
         let interrupted = run.had_terminal && exit.status() == INTERRUPTED;
@@ -274,7 +291,10 @@ impl Supervisor {
             child::reap(|_, _| ());
             match ending.step(which(&self.guard)) {
                 // What they become meanwhile is of no interest.
-                Step::Wait => drop(timeout(END_INTERVAL, self.guard.change()).await),
+                Step::Wait => match timeout(END_INTERVAL, self.guard.change()).await {
+                    Ok(Ok(_)) | Err(_) => {}
+                    Ok(Err(_)) => sleep(END_INTERVAL).await,
+                },
                 Step::Done => return,
                 Step::GaveUp(left) => {
                     return tracing::warn!(
