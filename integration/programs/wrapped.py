@@ -138,6 +138,14 @@ def report(port):
     serve(listener)
 
 
+def reader(port):
+    """Asks for a line on the terminal, and serves it to its clients."""
+    listener = listen(port)
+    connection, _ = listener.accept()
+    connection.sendall(input("what? ").encode() + b"\n")
+    serve(listener)
+
+
 def inside(port):
     """Tells on stderr what it was started with."""
     files = sorted(int(name) for name in os.listdir("/proc/self/fd"))

@@ -9,17 +9,21 @@
 //! - [`lifetime`]: stopping, run-once, timeouts, leaks.
 //! - [`shim`]: the preloaded library itself.
 //! - [`methods`]: how a port is moved: preloading, seccomp, not at all.
+//! - [`guard`]: nothing of a wrapped program outlives the bridge; the bridge as the first process of a container.
+//! - [`terminal`]: a wrapped program in a terminal.
 //! - [`wrapping`]: wrapped programs, from one-liners to daemons.
 //! - [`real`]: telnetd and VNC.
 
 mod command_line;
 mod compatible;
 mod ending;
+mod guard;
 mod lifetime;
 mod listening;
 mod methods;
 mod real;
 mod session;
 mod shim;
+mod terminal;
 mod upgrade;
 mod wrapping;

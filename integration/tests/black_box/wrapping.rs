@@ -109,7 +109,7 @@ pub(crate) fn nobody_else_listens(server: &Server) {
 }
 
 /// The processes whose command line contains `text`.
-fn processes_with(text: &str) -> Vec<Pid> {
+pub(crate) fn processes_with(text: &str) -> Vec<Pid> {
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let matches = |pid: &i32| {
@@ -384,20 +384,6 @@ fn a_stop_ends_the_program_with_all_that_it_started() {
         assert_eq!(processes_with(&mark), [], "{kind}");
         TcpListener::bind(server.address()).expect("the port is free");
     }
-}
-
-#[test]
-fn a_killed_bridge_takes_the_program_along() {
-    let mut server = wrap_script(&[], "stubborn", "PORT");
-    round_trip(server.address());
-    let mark = format!("wrapped.py stubborn {}", server.address().port());
-    let program = processes_with(&mark);
-    assert!(!program.is_empty());
-    server.signal(Signal::SIGKILL);
-    server.wait();
-    wait_until("the program to go", || {
-        processes_with(&mark).is_empty().then_some(())
-    });
 }
 
 #[test]

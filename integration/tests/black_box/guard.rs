@@ -1,0 +1,280 @@
+//! Nothing of a wrapped program outlives the bridge, whoever is killed; and the bridge is a good first process of a container.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::Command;
+
+use integration::{Server, executable, in_own_network, wait_until};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::wrapping::{processes_with, program, round_trip, wrap_script};
+
+/// The children of a process.
+fn children(parent: Pid) -> Vec<Pid> {
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    entries
+        .filter_map(|entry| {
+            let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+            let of_parent =
+                stat.rsplit(')').next()?.split_whitespace().nth(1)? == parent.to_string();
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            of_parent.then(|| Pid::from_raw(pid))
+        })
+        .collect()
+}
+
+fn name_of(pid: Pid) -> String {
+    std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default()
+}
+
+#[test]
+fn a_killed_bridge_takes_the_program_along_with_all_that_it_left_behind() {
+    for kind in ["echo", "daemon", "stubborn", "workers"] {
+        let mut server = wrap_script(&[], kind, "PORT");
+        round_trip(server.address());
+        let mark = format!("wrapped.py {kind} {}", server.address().port());
+        assert!(!processes_with(&mark).is_empty(), "{kind}");
+        server.signal(Signal::SIGKILL);
+        server.wait();
+        wait_until("the program to go", || {
+            processes_with(&mark).is_empty().then_some(())
+        });
+    }
+}
+
+#[test]
+fn a_killed_guard_ends_the_program_and_the_bridge_says_so() {
+    for kind in ["echo", "daemon"] {
+        let mut server = wrap_script(&[], kind, "PORT");
+        round_trip(server.address());
+        let mark = format!("wrapped.py {kind} {}", server.address().port());
+        let guards = children(server.pid());
+        assert_eq!(guards.len(), 1, "{kind}");
+        kill(guards[0], Signal::SIGKILL).unwrap();
+        assert_eq!(server.wait().code(), Some(1), "{kind}");
+        assert!(
+            server
+                .rest_of_log()
+                .contains("guards the wrapped program was killed"),
+            "{kind}"
+        );
+        assert_eq!(processes_with(&mark), [], "{kind}");
+    }
+}
+
+#[test]
+fn the_guard_has_a_name_of_its_own_and_no_other_signal_ends_it() {
+    let server = wrap_script(&[], "echo", "PORT");
+    round_trip(server.address());
+    let guard = children(server.pid())[0];
+    assert_eq!(name_of(guard), "wrap-guard\n");
+    // Whoever looks for the bridge by its command line finds one process.
+    let mark = "websockify --inetd -- python3".to_owned();
+    let found = processes_with(&mark);
+    assert!(
+        found.contains(&server.pid()) && !found.contains(&guard),
+        "{found:?}"
+    );
+    for signal in [
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGHUP,
+        Signal::SIGUSR1,
+    ] {
+        kill(guard, signal).unwrap();
+    }
+    round_trip(server.address());
+    assert_eq!(children(server.pid()), [guard]);
+}
+
+/// Starts the bridge as the first process of a process namespace.
+fn first_process(kind: &str, argument: &str) -> Server {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    let script = program();
+    let unshare = [
+        "unshare",
+        "--map-root-user",
+        "--pid",
+        "--fork",
+        "--mount-proc",
+    ];
+    let command = [
+        "--",
+        "python3",
+        script.to_str().unwrap(),
+        kind,
+        &argument.replace("PORT", &port),
+    ];
+    Server::through(&unshare, listener, &command)
+}
+
+#[test]
+fn as_the_first_process_of_a_container_it_reaps_forwards_and_exits() {
+    let mut server = first_process("report", "PORT");
+    server.wait_for_line("ready");
+    let bridge = wait_until("the bridge to start", || {
+        children(server.pid()).first().copied()
+    });
+    assert!(name_of(bridge).starts_with("websockify"));
+    kill(bridge, Signal::SIGUSR1).unwrap();
+    server.wait_for_line("got SIGUSR1");
+    // An orphan that is not the program's, as `docker exec` leaves them behind.
+    let target = bridge.to_string();
+    let enter = ["-t", &target, "-U", "-p", "-m", "--preserve-credentials"];
+    let left = Command::new("nsenter")
+        .args(enter)
+        .args(["sh", "-c", "sh -c 'exit 3' & exit 0"])
+        .status()
+        .unwrap();
+    assert!(left.success());
+    wait_until("the orphan to be reaped", || {
+        (children(bridge).len() == 1).then_some(())
+    });
+    round_trip(server.address());
+    kill(bridge, Signal::SIGTERM).unwrap();
+    assert_eq!(server.wait().code(), Some(0));
+    // Its own end is that of the program.
+    assert_eq!(first_process("exit_with", "6").wait().code(), Some(6));
+}
+
+/// Sockets that take every port which the system gives to whoever asks for any.
+fn take_all_ports() -> Vec<TcpListener> {
+    let any = [
+        SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        SocketAddr::from((Ipv6Addr::LOCALHOST, 0)),
+    ];
+    any.iter()
+        .flat_map(|address| std::iter::from_fn(move || TcpListener::bind(address).ok()))
+        .collect()
+}
+
+#[test]
+fn fifty_respawns_succeed_while_no_port_is_free() {
+    if !in_own_network("guard::fifty_respawns_succeed_while_no_port_is_free") {
+        return;
+    }
+    std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40400").unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("ready");
+    let script = program();
+    let mut command = Command::new(executable());
+    command
+        .args(["127.0.0.1:2023", "--wrap-mode=respawn", "--ready-file"])
+        .arg(&file)
+        .args(["--", "python3", script.to_str().unwrap(), "echo", "2023"]);
+    let mut server = Server::with_command(command);
+    server.wait_for_line("Starting '");
+    let ready = |old: &str| {
+        wait_until("the program to listen", || {
+            let text = std::fs::read_to_string(&file).ok()?;
+            let ready: serde_json::Value = serde_json::from_str(&text).ok()?;
+            let (pid, target) = (ready["pid"].to_string(), ready["target"].to_string());
+            (pid != old).then_some((pid, target))
+        })
+    };
+    let bridge = "127.0.0.1:2023".parse().unwrap();
+    let (mut pid, first_target) = ready("");
+    for round in 0..50 {
+        assert_eq!(round_trip(bridge), pid, "round {round}");
+        let taken = take_all_ports();
+        assert!(taken.len() > 200, "round {round}: {}", taken.len());
+        kill(Pid::from_raw(pid.parse().unwrap()), Signal::SIGKILL).unwrap();
+        let target;
+        (pid, target) = ready(&pid);
+        // The same port again, although somebody wanted every one.
+        assert_eq!(target, first_target, "round {round}");
+        drop(taken);
+    }
+    round_trip(bridge);
+}
+
+/// Starts the bridge in file systems of its own, after these commands of a shell.
+fn in_own_mounts(prepare: &str, kind: &str, options: &[&str]) -> Server {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    let script = program();
+    let prepare = format!("{prepare}\nexec \"$@\"");
+    let unshare = [
+        "unshare",
+        "--map-root-user",
+        "--mount",
+        "sh",
+        "-ec",
+        &prepare,
+        "sh",
+    ];
+    let command = ["--", "python3", script.to_str().unwrap(), kind, &port];
+    Server::through(&unshare, listener, &[options, &command].concat())
+}
+
+/// The library that a process has loaded, seen from outside of its mounts.
+fn loaded_library(pid: &str) -> PathBuf {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let path = maps
+        .lines()
+        .find_map(|line| Some(&line[line.find('/')?..]).filter(|path| path.contains("librebind")))
+        .expect("the library is loaded");
+    PathBuf::from(format!("/proc/{pid}/root{path}"))
+}
+
+#[test]
+fn a_library_that_a_cleaner_has_removed_is_there_again_at_the_next_start() {
+    let mut server = in_own_mounts("mount -t tmpfs none /run", "echo", &["--wrap-mode=respawn"]);
+    let first = round_trip(server.address());
+    let library = loaded_library(&first);
+    assert!(
+        library.to_str().unwrap().contains("/root/run/websockify/"),
+        "{library:?}"
+    );
+    // Cleaners pass over what is locked.
+    let locked = Command::new("flock")
+        .args(["--nonblock", "--exclusive"])
+        .arg(library.parent().unwrap())
+        .arg("true")
+        .status()
+        .unwrap();
+    assert!(!locked.success());
+    std::fs::remove_file(&library).unwrap();
+    server.wait_for_line("Starting '");
+    kill(Pid::from_raw(first.parse().unwrap()), Signal::SIGKILL).unwrap();
+    server.wait_for_line("Starting '");
+    let second = round_trip(server.address());
+    assert!(loaded_library(&second).exists());
+}
+
+#[test]
+fn a_place_that_permits_no_execution_is_passed_over() {
+    let noexec = |places: &[&str]| -> String {
+        let mounts = places
+            .iter()
+            .map(|place| format!("mount -t tmpfs -o noexec none {place}\n"));
+        format!(
+            "unset XDG_RUNTIME_DIR XDG_CACHE_HOME HOME\n{}",
+            mounts.collect::<String>()
+        )
+    };
+    let server = in_own_mounts(&noexec(&["/run", "/var/tmp"]), "echo", &[]);
+    let library = loaded_library(&round_trip(server.address()));
+    assert!(
+        library
+            .to_str()
+            .unwrap()
+            .contains("/root/tmp/websockify-0/"),
+        "{library:?}"
+    );
+    // The tests lie in one of these places as a rule, so nothing but the bridge itself is needed there.
+    let everywhere =
+        noexec(&["/run", "/var/tmp", "/dev/shm"]) + "mount -t tmpfs -o noexec none /tmp";
+    let mut server = in_own_mounts(&everywhere, "echo", &[]);
+    assert_eq!(server.wait().code(), Some(1));
+    let log = server.rest_of_log();
+    for part in [
+        "no directory takes the library",
+        "/run/websockify: it cannot be executed from there",
+        "/dev/shm/websockify-0: it cannot be executed from there",
+    ] {
+        assert!(log.contains(part), "{log}");
+    }
+}
