@@ -12,7 +12,9 @@ PREFIX ?= /usr/local
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 BUILD := $(CARGO) build --release --locked -p websockify -p rebind
 RUN_PACKAGES := telnetd-ssl
-TEST_PACKAGES := telnetd-ssl tigervnc-standalone-server tigervnc-tools python3 python3-venv iproute2 gcc libc6-dev binutils util-linux busybox-static
+TEST_PACKAGES := telnetd-ssl tigervnc-standalone-server tigervnc-tools redis-server busybox-static socat tmux \
+	python3 python3-venv perl iproute2 libcap2-bin binutils util-linux \
+	gcc libc6-dev musl-tools golang-go $(if $(filter x86_64,$(shell uname -m)),gcc-multilib)
 COMPLIANCE := target/compliance
 
 .PHONY: run test check compliance install uninstall clean run-packages test-packages
