@@ -1,0 +1,171 @@
+//! The run as a whole: who takes part, whose turn it is, what came of it.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use integration::Scratch;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::arguments::Options;
+use crate::figures::{Figures, Reading};
+use crate::peers::{Kind, Peer};
+use crate::relay::Relay;
+
+/// Descriptors that 10,000 sessions need: one for the client and one for the target, and as many in a relay.
+const DESCRIPTORS: u64 = 20_500;
+
+/// A run.
+#[derive(Debug)]
+pub(crate) struct Bench {
+    /// How to measure.
+    pub(crate) options: Options,
+    /// Who takes part.
+    pub(crate) peers: Vec<Peer>,
+    /// What was measured.
+    pub(crate) figures: Figures,
+    /// What the reader ought to know: who is missing, what failed.
+    pub(crate) notes: Vec<String>,
+    /// Whether a measurement of ours failed.
+    pub(crate) failed: bool,
+    scratch: Scratch,
+    begun: Instant,
+}
+
+impl Bench {
+    /// Finds the peers.
+    pub(crate) fn new(options: Options) -> Result<Self> {
+        let environment = std::path::absolute(options.output.join("venv"))
+            .context("find the virtual environment")?;
+        let find = |kind| Peer::find(kind, &options.websockify, &environment);
+        let peers: Vec<Peer> = Kind::ALL.into_iter().filter_map(find).collect();
+        let has = |kind| peers.iter().any(|peer| peer.kind == kind);
+        ensure!(
+            has(Kind::Ours),
+            "there is no {}",
+            options.websockify.display()
+        );
+        let notes = Kind::ALL
+            .into_iter()
+            .filter(|kind| !has(*kind))
+            .map(|kind| format!("{} is not installed, and left out.", kind.name()))
+            .collect();
+        Ok(Self {
+            peers,
+            notes,
+            options,
+            figures: Figures::default(),
+            failed: false,
+            scratch: Scratch::new().context("make a scratch directory")?,
+            begun: Instant::now(),
+        })
+    }
+
+    /// One of two values: for a quick run, or for a full one.
+    pub(crate) fn pick<T>(&self, quick: T, full: T) -> T {
+        if self.options.quick { quick } else { full }
+    }
+
+    /// A directory for files that are gone afterwards.
+    pub(crate) fn scratch(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    /// Starts a peer.
+    pub(crate) fn start(&self, peer: &Peer) -> Result<Relay> {
+        Relay::start(peer, self.scratch())
+    }
+
+    /// How many sessions can be open at once, at most `wanted`. Raises our limit of descriptors as far as we may.
+    pub(crate) fn most_sessions(&mut self, wanted: usize) -> Result<usize> {
+        let limit = raise_descriptor_limit()?;
+        if limit >= DESCRIPTORS {
+            return Ok(wanted);
+        }
+        let possible = usize::try_from(limit.saturating_sub(500) / 2).unwrap_or(0);
+        let note = format!("Only {limit} descriptors may be open: 10,000 sessions are left out.");
+        if possible < wanted && !self.notes.contains(&note) {
+            self.notes.push(note);
+        }
+        Ok(possible.min(wanted))
+    }
+
+    /// Has each peer measured in its turn, round after round. One that fails is left out from then on.
+    pub(crate) fn in_turn(
+        &mut self,
+        what: &str,
+        rounds: usize,
+        mut measure: impl FnMut(&Self, &Peer) -> Result<Vec<Reading>>,
+    ) {
+        let mut peers = self.peers.clone();
+        for round in 0..rounds {
+            peers.retain(|peer| {
+                self.tell(what, round, rounds, peer);
+                let readings = measure(self, peer).and_then(all_finite);
+                match readings {
+                    Ok(readings) => {
+                        for reading in readings {
+                            self.figures.add(peer.kind, round, reading);
+                        }
+                        true
+                    }
+                    Err(error) => {
+                        self.fail(what, peer.kind, &error);
+                        false
+                    }
+                }
+            });
+        }
+    }
+
+    /// Notes that a measurement failed.
+    pub(crate) fn fail(&mut self, what: &str, kind: Kind, error: &anyhow::Error) {
+        let note = format!("{} failed at {what}: {error:#}", kind.name());
+        say(&note);
+        self.notes.push(note);
+        self.failed |= kind == Kind::Ours;
+    }
+
+    /// Shows what is being measured.
+    fn tell(&self, what: &str, round: usize, rounds: usize, peer: &Peer) {
+        let seconds = self.begun.elapsed().as_secs();
+        let name = peer.kind.name();
+        say(&format!(
+            "{seconds:4} s  {what:<28} round {}/{rounds}  {name}",
+            round + 1
+        ));
+    }
+
+    /// How long it has run.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.begun.elapsed()
+    }
+}
+
+/// Prints a line of progress.
+#[expect(clippy::print_stderr, reason = "progress is for the person who waits")]
+pub(crate) fn say(line: &str) {
+    eprintln!("{line}");
+}
+
+/// A figure that is no number comes from nothing having been done.
+fn all_finite(readings: Vec<Reading>) -> Result<Vec<Reading>> {
+    let wrong = readings.iter().find(|(_, value)| !value.is_finite());
+    ensure!(wrong.is_none(), "nothing was measured: {wrong:?}");
+    Ok(readings)
+}
+
+/// Lets us, and the children to come, have as many descriptors as is allowed. Returns how many.
+fn raise_descriptor_limit() -> Result<u64> {
+    let resource = Resource::RLIMIT_NOFILE;
+    let (_, hard) = getrlimit(resource).context("ask for the limit of descriptors")?;
+    // Only root may raise the hard limit.
+    let wanted = hard.max(DESCRIPTORS * 2);
+    if hard < wanted && setrlimit(resource, wanted, wanted).is_ok() {
+        return Ok(wanted);
+    }
+    // No more than that: haproxy makes room for as many as it may have.
+    let soft = hard.min(DESCRIPTORS * 2);
+    setrlimit(resource, soft, hard).context("raise the limit of descriptors")?;
+    Ok(soft)
+}

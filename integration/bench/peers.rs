@@ -1,0 +1,176 @@
+//! Whom we measure: how each is found and how it is told what to relay.
+
+use std::ffi::OsString;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::wire::Speech;
+
+/// A program that relays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    /// The program that this is all about.
+    Ours,
+    /// haproxy in TCP mode, which everything is compared with.
+    Haproxy,
+    /// socat, a process for each connection.
+    Socat,
+    /// The WebSocket tool in Rust.
+    Websocat,
+    /// The Python original, a process for each connection.
+    Python,
+}
+
+impl Kind {
+    /// All of them, in the order in which they have their turns and are shown.
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Ours,
+        Self::Haproxy,
+        Self::Socat,
+        Self::Websocat,
+        Self::Python,
+    ];
+
+    /// What it is called.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Ours => "websockify",
+            Self::Haproxy => "haproxy",
+            Self::Socat => "socat",
+            Self::Websocat => "websocat",
+            Self::Python => "python",
+        }
+    }
+
+    /// What its clients speak.
+    pub(crate) fn speech(self) -> Speech {
+        match self {
+            Self::Haproxy | Self::Socat => Speech::Plain,
+            Self::Ours | Self::Websocat | Self::Python => Speech::WebSocket,
+        }
+    }
+
+    /// The most sessions that are opened at once to see what they cost; a process for each one takes time and memory.
+    pub(crate) fn most_sessions(self) -> usize {
+        match self {
+            Self::Ours | Self::Haproxy => 10_000,
+            Self::Websocat => 1000,
+            Self::Socat | Self::Python => 100,
+        }
+    }
+}
+
+/// A program that is there.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    /// Which one.
+    pub(crate) kind: Kind,
+    /// Its executable.
+    pub(crate) program: PathBuf,
+    /// What it says of its version.
+    pub(crate) version: String,
+}
+
+impl Peer {
+    /// The peer of this kind, if it is there. `ours` is our executable, the original is looked for in the virtual environment.
+    pub(crate) fn find(kind: Kind, ours: &Path, environment: &Path) -> Option<Self> {
+        let program = match kind {
+            Kind::Ours => Some(ours.to_owned()),
+            Kind::Haproxy | Kind::Socat | Kind::Websocat => in_path(kind.name()),
+            Kind::Python => Some(environment.join("bin/websockify")),
+        };
+        let program = program.filter(|program| program.is_file())?;
+        let version = version(kind, &program).unwrap_or_else(|| "version unknown".to_owned());
+        Some(Self {
+            kind,
+            program,
+            version,
+        })
+    }
+
+    /// The arguments that make it relay from `source` to `target`; what it needs beside goes to `scratch`.
+    pub(crate) fn arguments(
+        &self,
+        source: SocketAddr,
+        target: SocketAddr,
+        scratch: &Path,
+    ) -> Result<Vec<OsString>> {
+        let words = match self.kind {
+            Kind::Ours | Kind::Python => vec![source.to_string(), target.to_string()],
+            Kind::Haproxy => {
+                let file = scratch.join("haproxy.cfg");
+                fs::write(&file, haproxy_configuration(source, target))
+                    .context("write haproxy's configuration")?;
+                return Ok(vec!["-db".into(), "-f".into(), file.into()]);
+            }
+            Kind::Socat => vec![
+                format!(
+                    "TCP4-LISTEN:{},bind={},reuseaddr,fork,backlog=1024",
+                    source.port(),
+                    source.ip()
+                ),
+                format!("TCP4:{target}"),
+            ],
+            Kind::Websocat => vec![
+                "--binary".to_owned(),
+                "--exit-on-eof".to_owned(),
+                format!("ws-l:{source}"),
+                format!("tcp:{target}"),
+            ],
+        };
+        Ok(words.into_iter().map(OsString::from).collect())
+    }
+}
+
+/// A plain relay with everything else as it comes; without timeouts it would warn.
+fn haproxy_configuration(source: SocketAddr, target: SocketAddr) -> String {
+    format!(
+        "defaults\n  mode tcp\n  timeout connect 10s\n  timeout client 1h\n  timeout server 1h\n\
+         listen relay\n  bind {source}\n  server target {target}\n"
+    )
+}
+
+/// The executable of this name in `PATH`, or where Debian has those of system services.
+fn in_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain([PathBuf::from("/usr/sbin")])
+        .map(|directory| directory.join(name))
+        .find(|program| program.is_file())
+}
+
+/// The version that a program tells, in a few words.
+fn version(kind: Kind, program: &Path) -> Option<String> {
+    match kind {
+        Kind::Ours | Kind::Websocat => first_line_of(Command::new(program).arg("--version")),
+        Kind::Haproxy => {
+            let line = first_line_of(Command::new(program).arg("-v"))?;
+            Some(line.split_whitespace().take(3).collect::<Vec<_>>().join(" "))
+        }
+        Kind::Socat => {
+            let output = Command::new(program).arg("-V").output().ok()?;
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            let line = text.lines().find(|line| line.starts_with("socat version"))?;
+            Some(line.split_whitespace().take(3).collect::<Vec<_>>().join(" "))
+        }
+        Kind::Python => first_line_of(Command::new(program.with_file_name("python")).args([
+            "-c",
+            "import platform, importlib.metadata as m; print('websockify', m.version('websockify'), \
+             'with numpy', m.version('numpy'), 'on Python', platform.python_version())",
+        ])),
+    }
+}
+
+/// The first line that a command prints.
+pub(crate) fn first_line_of(command: &mut Command) -> Option<String> {
+    let output = command
+        .output()
+        .ok()
+        .filter(|output| output.status.success())?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.lines().next().map(str::to_owned)
+}
