@@ -4,6 +4,7 @@
 //! both connections and tell how much the peer moves in the time that a run is to take. The measured bytes are counted exactly.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::ops::Range;
@@ -51,10 +52,10 @@ fn direction(bench: &mut Bench, direction: Direction, rate: &'static Metric, cpu
     let mut relays: BTreeMap<Kind, Relay> = BTreeMap::new();
     let rounds = bench.pick(3, 7);
     bench.in_turn(rate.label, rounds, |bench, peer| {
-        if !relays.contains_key(&peer.kind) {
-            relays.insert(peer.kind, bench.start(peer)?);
-        }
-        let relay = relays.get_mut(&peer.kind).context("it was started")?;
+        let relay = match relays.entry(peer.kind) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(bench.start(peer)?),
+        };
         let run = transfer(relay, direction, length)?;
         relay.check()?;
         Ok(vec![

@@ -6,35 +6,55 @@
 //!
 //! The load comes from one blocking thread, or one with epoll, at each end: it must not cost more than what it measures.
 
+#![deny(unsafe_code)]
+
 mod arguments;
 mod bench;
+mod bind;
 mod bulk;
+mod chart;
 mod echo;
 mod figures;
+mod goals;
+mod idle;
 mod load;
+mod machine;
 mod measure;
 mod metric;
+mod panels;
 mod peers;
 mod process;
 mod relay;
+mod report;
 mod session;
+mod sessions;
+mod start;
 mod statistics;
 mod target;
 mod wire;
 
+use std::fs;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use arguments::{Options, Task, USAGE};
 use bench::{Bench, say};
+use machine::Machine;
 use peers::Kind;
 
 /// A workload: its name and what runs it.
 type Workload = (&'static str, fn(&mut Bench) -> Result<()>);
 
 /// All workloads, in the order in which they run.
-pub(crate) const WORKLOADS: &[Workload] = &[("bulk", bulk::run), ("echo", echo::run)];
+pub(crate) const WORKLOADS: &[Workload] = &[
+    ("start", start::run),
+    ("bind", bind::run),
+    ("bulk", bulk::run),
+    ("echo", echo::run),
+    ("sessions", sessions::run),
+    ("idle", idle::run),
+];
 
 fn main() -> ExitCode {
     let task = match Task::parse(std::env::args_os().skip(1)) {
@@ -46,7 +66,10 @@ fn main() -> ExitCode {
     };
     let done = match task {
         Task::Measure(options) => measure(options),
-        _ => Ok(true),
+        Task::TimeBinds { port, count, file } => {
+            bind::time_binds(port, count, &file).map(|()| true)
+        }
+        Task::TellStart => bind::tell_start().map(|()| true),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -60,8 +83,9 @@ fn main() -> ExitCode {
 
 /// Runs the workloads and reports. Returns whether all measurements of ours worked.
 fn measure(options: Options) -> Result<bool> {
+    let machine = Machine::look();
     let mut bench = Bench::new(options)?;
-    bench.most_sessions(usize::MAX)?;
+    bench.most_sessions(10_000)?;
     for (name, run) in WORKLOADS {
         let only = &bench.options.only;
         if !only.is_empty() && !only.iter().any(|wanted| wanted == name) {
@@ -71,16 +95,20 @@ fn measure(options: Options) -> Result<bool> {
             bench.fail(name, Kind::Ours, &error);
         }
     }
-    for m in metric::ALL {
-        for p in &bench.peers {
-            say(&format!(
-                "{} {} {:?} {:?}",
-                m.key,
-                p.kind.name(),
-                bench.figures.summary(m, p.kind),
-                bench.figures.ratio(m, p.kind)
-            ));
-        }
-    }
+    report(&bench, &machine)?;
     Ok(!bench.failed)
+}
+
+/// Prints the table, and writes the JSON and the chart.
+#[expect(clippy::print_stdout, reason = "the table is the program's output")]
+fn report(bench: &Bench, machine: &Machine) -> Result<()> {
+    println!("{}", report::markdown(bench, machine));
+    let output = &bench.options.output;
+    fs::create_dir_all(output).context("make the output directory")?;
+    let json = format!("{:#}\n", report::json(bench, machine));
+    fs::write(output.join("results.json"), json).context("write results.json")?;
+    if let Some(chart) = panels::chart(bench, machine) {
+        fs::write(output.join("chart.svg"), chart).context("write chart.svg")?;
+    }
+    Ok(())
 }

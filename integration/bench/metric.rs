@@ -17,13 +17,13 @@ pub(crate) struct Metric {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Goal {
     /// At most so many times haproxy's.
-    AtMostTimes(f64),
+    RatioAtMost(f64),
     /// At least so many times haproxy's.
-    AtLeastTimes(f64),
+    RatioAtLeast(f64),
     /// At most so much, whatever others need.
-    AtMost(f64),
+    ValueAtMost(f64),
     /// At most so many times another figure of our own.
-    AtMostTimesOwn(f64, &'static Metric),
+    OwnRatioAtMost(f64, &'static Metric),
 }
 
 /// Makes one of the figures below.
@@ -46,7 +46,7 @@ const EACH_SECOND: &str = "/s";
 const MEGABYTES: &str = "MB/s";
 const PER_GIGABYTE: &str = "s/GB";
 /// Round trips, CPU and both percentiles, are to be no dearer than through haproxy.
-const NO_DEARER: Option<Goal> = Some(Goal::AtMostTimes(1.0));
+const NO_DEARER: Option<Goal> = Some(Goal::RatioAtMost(1.0));
 /// "Constant", with some room for noise.
 const CONSTANT: f64 = 1.1;
 
@@ -59,10 +59,10 @@ macro_rules! metrics {
 }
 
 metrics! {
-    DOWN_RATE = ("down_rate", "target→client", MEGABYTES, Some(Goal::AtLeastTimes(1.3)));
-    DOWN_CPU = ("down_cpu", "target→client, CPU", PER_GIGABYTE, Some(Goal::AtMostTimes(0.45)));
-    UP_RATE = ("up_rate", "client→target", MEGABYTES, Some(Goal::AtLeastTimes(1.2)));
-    UP_CPU = ("up_cpu", "client→target, CPU", PER_GIGABYTE, Some(Goal::AtMostTimes(0.85)));
+    DOWN_RATE = ("down_rate", "target→client", MEGABYTES, Some(Goal::RatioAtLeast(1.3)));
+    DOWN_CPU = ("down_cpu", "target→client, CPU", PER_GIGABYTE, Some(Goal::RatioAtMost(0.45)));
+    UP_RATE = ("up_rate", "client→target", MEGABYTES, Some(Goal::RatioAtLeast(1.2)));
+    UP_CPU = ("up_cpu", "client→target, CPU", PER_GIGABYTE, Some(Goal::RatioAtMost(0.85)));
     ECHO_1_P50 = ("echo_1_p50", "echo, 1 client, p50", MICROSECONDS, NO_DEARER);
     ECHO_1_P99 = ("echo_1_p99", "echo, 1 client, p99", MICROSECONDS, NO_DEARER);
     ECHO_1_RATE = ("echo_1_rate", "echo, 1 client", EACH_SECOND, None);
@@ -75,23 +75,23 @@ metrics! {
     ECHO_256_P99 = ("echo_256_p99", "echo, 256 clients, p99", MICROSECONDS, NO_DEARER);
     ECHO_256_RATE = ("echo_256_rate", "echo, 256 clients", EACH_SECOND, None);
     ECHO_256_CPU = ("echo_256_cpu", "echo, 256 clients, CPU each", MICROSECONDS, NO_DEARER);
-    SESSION_RATE = ("session_rate", "sessions", EACH_SECOND, Some(Goal::AtLeastTimes(1.0)));
-    SESSION_CPU = ("session_cpu", "session, CPU each", MICROSECONDS, Some(Goal::AtMostTimes(1.1)));
+    SESSION_RATE = ("session_rate", "sessions", EACH_SECOND, Some(Goal::RatioAtLeast(1.0)));
+    SESSION_CPU = ("session_cpu", "session, CPU each", MICROSECONDS, Some(Goal::RatioAtMost(1.1)));
     IDLE_100 = ("idle_100", "idle session, memory, of 100", "KiB", None);
-    IDLE_1000 = ("idle_1000", "idle session, memory, of 1,000", "KiB", Some(Goal::AtMost(4.0)));
-    IDLE_10000 = ("idle_10000", "idle session, memory, of 10,000", "KiB", Some(Goal::AtMost(4.0)));
+    IDLE_1000 = ("idle_1000", "idle session, memory, of 1,000", "KiB", Some(Goal::ValueAtMost(4.0)));
+    IDLE_10000 = ("idle_10000", "idle session, memory, of 10,000", "KiB", Some(Goal::ValueAtMost(4.0)));
     ACTIVE_1_OF_1000 = ("active_1_of_1000", "echo, 1 active of 1,000, CPU each", MICROSECONDS, None);
     ACTIVE_1_OF_10000 = ("active_1_of_10000", "echo, 1 active of 10,000, CPU each", MICROSECONDS,
-        Some(Goal::AtMostTimesOwn(CONSTANT, &ACTIVE_1_OF_1000)));
+        Some(Goal::OwnRatioAtMost(CONSTANT, &ACTIVE_1_OF_1000)));
     ACTIVE_1000_OF_1000 = ("active_1000_of_1000", "echo, 1,000 active of 1,000, CPU each", MICROSECONDS, None);
     ACTIVE_1000_OF_10000 = ("active_1000_of_10000", "echo, 1,000 active of 10,000, CPU each", MICROSECONDS,
-        Some(Goal::AtMostTimesOwn(CONSTANT, &ACTIVE_1000_OF_1000)));
+        Some(Goal::OwnRatioAtMost(CONSTANT, &ACTIVE_1000_OF_1000)));
     SHUTDOWN_1000 = ("shutdown_1000", "end with 1,000 sessions, each", MICROSECONDS, None);
     SHUTDOWN_10000 = ("shutdown_10000", "end with 10,000 sessions, each", MICROSECONDS,
-        Some(Goal::AtMostTimesOwn(CONSTANT, &SHUTDOWN_1000)));
-    START = ("start", "start until it accepts", "ms", Some(Goal::AtMost(15.0)));
-    START_MEMORY = ("start_memory", "memory at the start", "MiB", Some(Goal::AtMost(6.0)));
-    EXECUTABLE = ("executable", "executable", "MiB", Some(Goal::AtMost(10.0)));
+        Some(Goal::OwnRatioAtMost(CONSTANT, &SHUTDOWN_1000)));
+    START = ("start", "start until it accepts", "ms", Some(Goal::ValueAtMost(15.0)));
+    START_MEMORY = ("start_memory", "memory at the start", "MiB", Some(Goal::ValueAtMost(6.0)));
+    EXECUTABLE = ("executable", "executable", "MiB", Some(Goal::ValueAtMost(10.0)));
     BIND_NATIVE = ("bind_native", "socket, bind, close", MICROSECONDS, None);
     BIND_PRELOAD = ("bind_preload", "added by the preloaded library", MICROSECONDS, None);
     BIND_SECCOMP = ("bind_seccomp", "added by seccomp", MICROSECONDS, None);

@@ -96,11 +96,11 @@ pub(crate) fn die_with_us(command: &mut Command) {
         }
         Ok(())
     };
-    // SAFETY: the closure only makes system calls and allocates nothing, unless it fails.
     #[expect(
         unsafe_code,
         reason = "there is no safe way to run something between fork and exec"
     )]
+    // SAFETY: the closure only makes system calls, and allocates nothing unless it fails.
     unsafe {
         command.pre_exec(in_child);
     }

@@ -1,0 +1,152 @@
+//! Many sessions that are open and do nothing: what memory each takes, whether they make the others dearer, and how long it takes
+//! to end them all.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollTimeout};
+use nix::sys::signal::{Signal, kill};
+
+use crate::bench::Bench;
+use crate::figures::Reading;
+use crate::load::{self, Client};
+use crate::metric::{
+    ACTIVE_1_OF_1000, ACTIVE_1_OF_10000, ACTIVE_1000_OF_1000, ACTIVE_1000_OF_10000, IDLE_100,
+    IDLE_1000, IDLE_10000, Metric, SHUTDOWN_1000, SHUTDOWN_10000,
+};
+use crate::peers::{Kind, Peer};
+use crate::process::DEADLINE;
+use crate::relay::Relay;
+use crate::target::{EVENTS, Echo, watch};
+use crate::wire::CLOSE;
+
+/// The close code of a server that is being stopped.
+const GOING_AWAY: u16 = 1001;
+
+/// The figures of so many open sessions.
+struct Stage {
+    sessions: usize,
+    memory: &'static Metric,
+    /// How many are put to work then, and what that shows.
+    active: &'static [(usize, &'static Metric)],
+    shutdown: Option<&'static Metric>,
+}
+
+static STAGES: [Stage; 3] = [
+    Stage {
+        sessions: 100,
+        memory: &IDLE_100,
+        active: &[],
+        shutdown: None,
+    },
+    Stage {
+        sessions: 1000,
+        memory: &IDLE_1000,
+        active: &[(1, &ACTIVE_1_OF_1000), (1000, &ACTIVE_1000_OF_1000)],
+        shutdown: Some(&SHUTDOWN_1000),
+    },
+    Stage {
+        sessions: 10_000,
+        memory: &IDLE_10000,
+        active: &[(1, &ACTIVE_1_OF_10000), (1000, &ACTIVE_1000_OF_10000)],
+        shutdown: Some(&SHUTDOWN_10000),
+    },
+];
+
+/// Measures at 100, 1,000 and 10,000 sessions; peers for which that is too many stay at fewer.
+pub(crate) fn run(bench: &mut Bench) -> Result<()> {
+    let possible = bench.most_sessions(10_000)?;
+    let rounds = bench.pick(2, 5);
+    for stage in STAGES.iter().filter(|stage| stage.sessions <= possible) {
+        let what = format!("{} sessions", stage.sessions);
+        bench.in_turn(&what, rounds, |bench, peer| {
+            if stage.sessions > peer.kind.most_sessions() {
+                return Ok(Vec::new());
+            }
+            measure(bench, peer, stage)
+        });
+    }
+    let fewer: Vec<_> = bench
+        .peers
+        .iter()
+        .filter(|peer| peer.kind.most_sessions() < 10_000)
+        .map(|peer| format!("{} at {}", peer.kind.name(), peer.kind.most_sessions()))
+        .collect();
+    if !fewer.is_empty() {
+        let note = format!(
+            "The most idle sessions are 10,000, but for {}.",
+            fewer.join(", ")
+        );
+        bench.notes.push(note);
+    }
+    Ok(())
+}
+
+fn measure(bench: &Bench, peer: &Peer, stage: &Stage) -> Result<Vec<Reading>> {
+    let length = Duration::from_millis(bench.pick(400, 1500));
+    let mut relay = bench.start(peer)?;
+    let echo = Echo::start(&relay.target)?;
+    let before = relay.memory()?;
+    let mut clients = (0..stage.sessions)
+        .map(|number| Client::open(&relay, number))
+        .collect::<Result<Vec<_>>>()?;
+    let memory = relay.memory()?.since(before) / stage.sessions as f64 / 1024.0;
+    let mut readings = vec![(stage.memory, memory)];
+    for (active, metric) in stage.active {
+        let outcome = load::run(&relay, &mut clients[..*active], length)?;
+        readings.push((metric, outcome.cpu_each()));
+    }
+    relay.check()?;
+    if let Some(metric) = stage.shutdown.filter(|_| peer.kind == Kind::Ours) {
+        let elapsed = shut_down(&mut relay, clients)?;
+        let each = elapsed.as_secs_f64() * 1e6 / stage.sessions as f64;
+        readings.push((metric, each));
+    }
+    echo.stop()?;
+    Ok(readings)
+}
+
+/// Stops the relay while these sessions are open. Returns how long it takes until it is gone.
+fn shut_down(relay: &mut Relay, clients: Vec<Client>) -> Result<Duration> {
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("make an epoll")?;
+    for (number, client) in clients.iter().enumerate() {
+        watch(&epoll, &client.session.stream, number as i32)?;
+    }
+    let process = relay.process();
+    let begun = Instant::now();
+    kill(process.pid(), Signal::SIGTERM).context("stop the relay")?;
+    let answering = std::thread::spawn(move || answer_all(&epoll, clients));
+    let status = process.wait()?;
+    let elapsed = begun.elapsed();
+    ensure!(status.success(), "it ended with {status}");
+    answering
+        .join()
+        .map_err(|_| anyhow!("the clients panicked"))??;
+    Ok(elapsed)
+}
+
+/// Answers each close frame, and closes at the end of each connection. Every client is to be told.
+fn answer_all(epoll: &Epoll, clients: Vec<Client>) -> Result<()> {
+    let timeout = EpollTimeout::try_from(DEADLINE).context("the deadline is too long")?;
+    let mut clients: Vec<Option<Client>> = clients.into_iter().map(Some).collect();
+    let answer = integration::frame(CLOSE, &GOING_AWAY.to_be_bytes());
+    let mut events = [EpollEvent::empty(); EVENTS];
+    let mut left = clients.len();
+    while left > 0 {
+        let count = match epoll.wait(&mut events, timeout) {
+            Ok(0) => bail!("{left} sessions did not end"),
+            Err(Errno::EINTR) => 0,
+            other => other.context("wait for events")?,
+        };
+        for event in &events[..count] {
+            let place = &mut clients[event.data() as usize];
+            let client = place.as_mut().context("it is watched")?;
+            if !client.answer_close(&answer, GOING_AWAY)? {
+                *place = None;
+                left -= 1;
+            }
+        }
+    }
+    Ok(())
+}
