@@ -4,6 +4,7 @@
 #   make test         installs what the tests need, and runs all of them
 #   make check        format, lints, documentation, tests
 #   make compliance   the compatibility tests against the Python original
+#   make bench        speed, size and scale beside other relays; make bench-quick takes 3 minutes
 #   make install      the release build, to $(PREFIX)
 
 CARGO ?= cargo
@@ -15,9 +16,11 @@ RUN_PACKAGES := telnetd-ssl
 TEST_PACKAGES := telnetd-ssl tigervnc-standalone-server tigervnc-tools redis-server busybox-static socat tmux \
 	python3 python3-venv perl iproute2 libcap2-bin binutils util-linux \
 	gcc libc6-dev musl-tools golang-go $(if $(filter x86_64,$(shell uname -m)),gcc-multilib)
+BENCH_PACKAGES := haproxy socat python3 python3-venv
 COMPLIANCE := target/compliance
+BENCH := target/bench
 
-.PHONY: run test check compliance install uninstall clean run-packages test-packages
+.PHONY: run test check compliance bench bench-quick install uninstall clean run-packages test-packages bench-packages
 
 run: run-packages
 	$(BUILD)
@@ -43,6 +46,16 @@ compliance: test-packages
 	PATH="$(CURDIR)/$(COMPLIANCE)/bin:$$PATH" WEBSOCKIFY_UNDER_TEST=theirs \
 		$(CARGO) test --locked -p integration --test black_box compatible::
 
+# A relay that cannot be installed is left out.
+bench-quick: BENCH_OPTIONS := --quick
+bench bench-quick: bench-packages
+	-test -x $(BENCH)/venv/bin/websockify || { \
+		echo "Installing websockify 0.13.0 and numpy from PyPI into $(BENCH)/venv"; \
+		python3 -m venv $(BENCH)/venv && $(BENCH)/venv/bin/pip install --quiet websockify==0.13.0 numpy; }
+	$(BUILD)
+	$(CARGO) build --release --locked -p integration --bin bench
+	target/release/bench $(BENCH_OPTIONS) --websockify target/release/websockify --output $(BENCH)
+
 install:
 	$(BUILD)
 	install -D -m 755 target/release/websockify $(DESTDIR)$(PREFIX)/bin/websockify
@@ -60,6 +73,9 @@ run-packages:
 
 test-packages:
 	$(call need,$(TEST_PACKAGES))
+
+bench-packages:
+	-$(call need,$(BENCH_PACKAGES))
 
 # Says which packages are missing, and installs them.
 define need

@@ -12,8 +12,10 @@ use crate::figures::{Figures, Reading};
 use crate::peers::{Kind, Peer};
 use crate::relay::Relay;
 
-/// Descriptors that 10,000 sessions need: one for the client and one for the target, and as many in a relay.
-const DESCRIPTORS: u64 = 20_500;
+/// Descriptors that a session needs: one for the client and one for the target, and as many in the relay.
+const PER_SESSION: usize = 2;
+/// Descriptors for everything else.
+const BESIDE: usize = 200;
 
 /// A run.
 #[derive(Debug)]
@@ -76,28 +78,16 @@ impl Bench {
         Relay::start(peer, self.scratch())
     }
 
-    /// How many sessions can be open at once, at most `wanted`. Raises our limit of descriptors as far as we may.
-    pub(crate) fn most_sessions(&mut self, wanted: usize) -> Result<usize> {
-        let limit = raise_descriptor_limit()?;
-        if limit >= DESCRIPTORS {
-            return Ok(wanted);
-        }
-        let possible = usize::try_from(limit.saturating_sub(500) / 2).unwrap_or(0);
-        let note = format!("Only {limit} descriptors may be open: 10,000 sessions are left out.");
-        if possible < wanted && !self.notes.contains(&note) {
-            self.notes.push(note);
-        }
-        Ok(possible.min(wanted))
-    }
-
-    /// Has each peer measured in its turn, round after round. One that fails is left out from then on.
+    /// Has each peer that takes part measured in its turn, round after round. One that fails is left out from then on.
     pub(crate) fn in_turn(
         &mut self,
         what: &str,
         rounds: usize,
+        takes_part: impl Fn(Kind) -> bool,
         mut measure: impl FnMut(&Self, &Peer) -> Result<Vec<Reading>>,
     ) {
         let mut peers = self.peers.clone();
+        peers.retain(|peer| takes_part(peer.kind));
         for round in 0..rounds {
             peers.retain(|peer| {
                 self.tell(what, round, rounds, peer);
@@ -155,17 +145,20 @@ fn all_finite(readings: Vec<Reading>) -> Result<Vec<Reading>> {
     Ok(readings)
 }
 
-/// Lets us, and the children to come, have as many descriptors as is allowed. Returns how many.
-fn raise_descriptor_limit() -> Result<u64> {
+/// Lets us, and the children to come, have as many descriptors as `wanted` sessions need. Returns how many sessions it is
+/// enough for.
+pub(crate) fn make_room_for_sessions(wanted: usize) -> Result<usize> {
     let resource = Resource::RLIMIT_NOFILE;
     let (_, hard) = getrlimit(resource).context("ask for the limit of descriptors")?;
-    // Only root may raise the hard limit.
-    let wanted = hard.max(DESCRIPTORS * 2);
-    if hard < wanted && setrlimit(resource, wanted, wanted).is_ok() {
-        return Ok(wanted);
+    // No more than needed: haproxy makes room for as many as it may have.
+    let needed = (wanted * PER_SESSION + BESIDE) as u64;
+    // Only a privileged process may raise the hard limit.
+    if hard >= needed || setrlimit(resource, needed, needed).is_err() {
+        setrlimit(resource, hard.min(needed), hard).context("raise the limit of descriptors")?;
     }
-    // No more than that: haproxy makes room for as many as it may have.
-    let soft = hard.min(DESCRIPTORS * 2);
-    setrlimit(resource, soft, hard).context("raise the limit of descriptors")?;
-    Ok(soft)
+    let (soft, _) = getrlimit(resource).context("ask for the limit of descriptors")?;
+    let possible = usize::try_from(soft)
+        .unwrap_or(usize::MAX)
+        .saturating_sub(BESIDE);
+    Ok(wanted.min(possible / PER_SESSION))
 }

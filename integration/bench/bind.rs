@@ -21,7 +21,7 @@ use crate::metric::{BIND_NATIVE, BIND_PRELOAD, BIND_SECCOMP, MAIN_NATIVE, MAIN_R
 use crate::peers::Kind;
 use crate::process::{Process, die_with_us};
 use crate::relay::free_address;
-use crate::statistics::Summary;
+use crate::statistics::{Summary, percentile};
 
 /// How often the port is bound.
 const BINDS: u32 = 2000;
@@ -42,14 +42,13 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
         rebind: bench.options.websockify.with_file_name("rebind"),
     };
     ensure!(programs.rebind.is_file(), "rebind is not beside websockify");
-    let (rounds, starts) = (bench.pick(3, 7), bench.pick(20, 50));
-    bench.in_turn("cost of a bind", rounds, |bench, peer| match peer.kind {
-        Kind::Ours => programs.binds(bench.scratch()),
-        _ => Ok(Vec::new()),
+    let (rounds, starts) = (bench.pick(5, 9), bench.pick(20, 50));
+    let ours = |kind| kind == Kind::Ours;
+    bench.in_turn("cost of a bind", rounds, ours, |bench, _| {
+        programs.binds(bench.scratch())
     });
-    bench.in_turn("start under rebind", 3, |_, peer| match peer.kind {
-        Kind::Ours => programs.starts(starts),
-        _ => Ok(Vec::new()),
+    bench.in_turn("start under rebind", 3, ours, |_, _| {
+        programs.starts(starts)
     });
     Ok(())
 }
@@ -160,8 +159,9 @@ impl Programs {
 /// The wrapped program: binds `port` again and again, and writes to `file` how long each time took.
 pub(crate) fn time_binds(port: u16, count: u32, file: &Path) -> Result<()> {
     let address = SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port));
-    let begun = Instant::now();
+    let mut times = Vec::with_capacity(count as usize);
     for _ in 0..count {
+        let begun = Instant::now();
         let socket = socket(
             AddressFamily::Inet,
             SockType::Stream,
@@ -170,8 +170,10 @@ pub(crate) fn time_binds(port: u16, count: u32, file: &Path) -> Result<()> {
         )
         .context("make a socket")?;
         bind(socket.as_raw_fd(), &address).context("bind")?;
+        drop(socket);
+        times.push(u32::try_from(begun.elapsed().as_nanos()).unwrap_or(u32::MAX));
     }
-    let each = begun.elapsed().as_secs_f64() * 1e6 / f64::from(count);
+    let each = f64::from(percentile(&mut times, 0.5)) / 1000.0;
     fs::write(file, each.to_string()).context("write how long it took")
 }
 

@@ -50,19 +50,24 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
 fn direction(bench: &mut Bench, direction: Direction, rate: &'static Metric, cpu: &'static Metric) {
     let length = Duration::from_millis(bench.pick(500, 2000));
     let mut relays: BTreeMap<Kind, Relay> = BTreeMap::new();
-    let rounds = bench.pick(3, 7);
-    bench.in_turn(rate.label, rounds, |bench, peer| {
-        let relay = match relays.entry(peer.kind) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(bench.start(peer)?),
-        };
-        let run = transfer(relay, direction, length)?;
-        relay.check()?;
-        Ok(vec![
-            (rate, run.bytes as f64 / 1e6 / run.elapsed.as_secs_f64()),
-            (cpu, run.cpu.as_secs_f64() * 1e9 / run.bytes as f64),
-        ])
-    });
+    let rounds = bench.pick(5, 9);
+    bench.in_turn(
+        rate.label,
+        rounds,
+        |_| true,
+        |bench, peer| {
+            let relay = match relays.entry(peer.kind) {
+                Entry::Occupied(entry) => entry.into_mut(),
+                Entry::Vacant(entry) => entry.insert(bench.start(peer)?),
+            };
+            let run = transfer(relay, direction, length)?;
+            relay.check()?;
+            Ok(vec![
+                (rate, run.bytes as f64 / 1e6 / run.elapsed.as_secs_f64()),
+                (cpu, run.cpu.as_secs_f64() * 1e9 / run.bytes as f64),
+            ])
+        },
+    );
 }
 
 /// What a run came to.

@@ -14,8 +14,8 @@ const ROW: f64 = 26.0;
 const BAR: f64 = 17.0;
 const PANEL_HEAD: f64 = 60.0;
 /// Where bars begin in a panel, and how long one of ratio 1 is.
-const LABELS: f64 = 84.0;
-const ONE: f64 = 108.0;
+const LABELS: f64 = 106.0;
+const ONE: f64 = 90.0;
 /// The height of the chart's head and foot.
 const HEAD: f64 = 84.0;
 const FOOT: f64 = 46.0;
@@ -119,15 +119,13 @@ fn draw_bar(svg: &mut String, bar: &Bar, y: f64) {
         "<rect x=\"{LABELS}\" y=\"{y}\" width=\"{:.1}\" height=\"{BAR}\" rx=\"2\" fill=\"{colour}\"/>",
         median.max(1.5)
     );
-    let end = if bar.ratio[1] > MOST {
+    if bar.ratio[1] > MOST {
         cut(svg, LABELS + median - 22.0, y);
-        LABELS + median
     } else {
         spread(svg, LABELS + least, LABELS + most, y + BAR / 2.0);
-        LABELS + median.max(most)
-    };
-    let value = format!("font-size=\"12\" font-weight=\"{weight}\"");
-    *svg += &text(end + 7.0, baseline, &value, &bar.text);
+    }
+    let value = format!("text-anchor=\"end\" font-size=\"12\" font-weight=\"{weight}\"");
+    *svg += &text(PANEL - 14.0, baseline, &value, &bar.text);
 }
 
 /// Two strokes that show that a bar is longer than drawn.
@@ -221,7 +219,7 @@ mod tests {
     #[test]
     fn bars_are_as_long_as_their_ratio_but_cut_off_at_the_most() {
         let svg = chart(vec![bar(0.5), bar(100.0)]);
-        assert!(svg.contains("width=\"54.0\" height=\"17\""), "{svg}");
-        assert!(svg.contains("width=\"270.0\" height=\"17\""), "{svg}");
+        assert!(svg.contains("width=\"45.0\" height=\"17\""), "{svg}");
+        assert!(svg.contains("width=\"225.0\" height=\"17\""), "{svg}");
     }
 }

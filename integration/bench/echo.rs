@@ -11,7 +11,7 @@ use crate::metric::{
     ECHO_1_CPU, ECHO_1_P50, ECHO_1_P99, ECHO_1_RATE, ECHO_16_CPU, ECHO_16_P50, ECHO_16_P99,
     ECHO_16_RATE, ECHO_256_CPU, ECHO_256_P50, ECHO_256_P99, ECHO_256_RATE, Metric,
 };
-use crate::peers::Peer;
+use crate::peers::{Kind, Peer};
 use crate::statistics::percentile;
 use crate::target::Echo;
 
@@ -50,19 +50,20 @@ const STAGES: [Stage; 3] = [
 
 /// Measures with 1, 16 and 256 clients.
 pub(crate) fn run(bench: &mut Bench) -> Result<()> {
-    let rounds = bench.pick(3, 7);
+    let rounds = bench.pick(5, 9);
     for stage in &STAGES {
         let what = format!("echo, {} clients", stage.clients);
-        bench.in_turn(&what, rounds, |bench, peer| measure(bench, peer, stage));
+        // To open a session takes some so long that a quick run does not wait for many.
+        let quick = bench.options.quick;
+        let takes_part = |kind: Kind| !quick || stage.clients <= kind.most_sessions();
+        bench.in_turn(&what, rounds, takes_part, |bench, peer| {
+            measure(bench, peer, stage)
+        });
     }
     Ok(())
 }
 
 fn measure(bench: &Bench, peer: &Peer, stage: &Stage) -> Result<Vec<Reading>> {
-    // A session takes some so long to open that it is not worth waiting for in a quick run.
-    if bench.options.quick && stage.clients > peer.kind.most_sessions() {
-        return Ok(Vec::new());
-    }
     let length = Duration::from_millis(bench.pick(500, 1500));
     let mut relay = bench.start(peer)?;
     let echo = Echo::start(&relay.target)?;

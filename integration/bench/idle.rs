@@ -8,14 +8,14 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollTimeout};
 use nix::sys::signal::{Signal, kill};
 
-use crate::bench::Bench;
+use crate::bench::{Bench, make_room_for_sessions};
 use crate::figures::Reading;
 use crate::load::{self, Client};
 use crate::metric::{
     ACTIVE_1_OF_1000, ACTIVE_1_OF_10000, ACTIVE_1000_OF_1000, ACTIVE_1000_OF_10000, IDLE_100,
     IDLE_1000, IDLE_10000, Metric, SHUTDOWN_1000, SHUTDOWN_10000,
 };
-use crate::peers::{Kind, Peer};
+use crate::peers::{Kind, MOST_SESSIONS, Peer};
 use crate::process::DEADLINE;
 use crate::relay::Relay;
 use crate::target::{EVENTS, Echo, watch};
@@ -56,42 +56,42 @@ static STAGES: [Stage; 3] = [
 
 /// Measures at 100, 1,000 and 10,000 sessions; peers for which that is too many stay at fewer.
 pub(crate) fn run(bench: &mut Bench) -> Result<()> {
-    let possible = bench.most_sessions(10_000)?;
+    let possible = make_room_for_sessions(MOST_SESSIONS)?;
     let rounds = bench.pick(2, 5);
-    for stage in STAGES.iter().filter(|stage| stage.sessions <= possible) {
-        let what = format!("{} sessions", stage.sessions);
-        bench.in_turn(&what, rounds, |bench, peer| {
-            if stage.sessions > peer.kind.most_sessions() {
-                return Ok(Vec::new());
-            }
-            measure(bench, peer, stage)
+    for stage in &STAGES {
+        let sessions = stage.sessions.min(possible);
+        if sessions < stage.sessions {
+            bench.notes.push(format!(
+                "Descriptors (ulimit -n) are enough for {sessions} sessions instead of {}.",
+                stage.sessions
+            ));
+        }
+        // Fewer would not show what many show.
+        if sessions < stage.sessions * 9 / 10 {
+            continue;
+        }
+        let takes_part = |kind: Kind| stage.sessions <= kind.most_sessions();
+        let what = format!("{sessions} sessions");
+        bench.in_turn(&what, rounds, takes_part, |bench, peer| {
+            measure(bench, peer, stage, sessions)
         });
     }
-    let fewer: Vec<_> = bench
-        .peers
-        .iter()
-        .filter(|peer| peer.kind.most_sessions() < 10_000)
-        .map(|peer| format!("{} at {}", peer.kind.name(), peer.kind.most_sessions()))
-        .collect();
-    if !fewer.is_empty() {
-        let note = format!(
-            "The most idle sessions are 10,000, but for {}.",
-            fewer.join(", ")
-        );
-        bench.notes.push(note);
-    }
+    let most = |peer: &Peer| format!("{} {}", peer.kind.name(), peer.kind.most_sessions());
+    let most: Vec<_> = bench.peers.iter().map(most).collect();
+    let note = format!("So many idle sessions at most: {}.", most.join(", "));
+    bench.notes.push(note);
     Ok(())
 }
 
-fn measure(bench: &Bench, peer: &Peer, stage: &Stage) -> Result<Vec<Reading>> {
+fn measure(bench: &Bench, peer: &Peer, stage: &Stage, sessions: usize) -> Result<Vec<Reading>> {
     let length = Duration::from_millis(bench.pick(400, 1500));
     let mut relay = bench.start(peer)?;
     let echo = Echo::start(&relay.target)?;
     let before = relay.memory()?;
-    let mut clients = (0..stage.sessions)
+    let mut clients = (0..sessions)
         .map(|number| Client::open(&relay, number))
         .collect::<Result<Vec<_>>>()?;
-    let memory = relay.memory()?.since(before) / stage.sessions as f64 / 1024.0;
+    let memory = relay.memory()?.since(before) / sessions as f64 / 1024.0;
     let mut readings = vec![(stage.memory, memory)];
     for (active, metric) in stage.active {
         let outcome = load::run(&relay, &mut clients[..*active], length)?;
@@ -100,7 +100,7 @@ fn measure(bench: &Bench, peer: &Peer, stage: &Stage) -> Result<Vec<Reading>> {
     relay.check()?;
     if let Some(metric) = stage.shutdown.filter(|_| peer.kind == Kind::Ours) {
         let elapsed = shut_down(&mut relay, clients)?;
-        let each = elapsed.as_secs_f64() * 1e6 / stage.sessions as f64;
+        let each = elapsed.as_secs_f64() * 1e6 / sessions as f64;
         readings.push((metric, each));
     }
     echo.stop()?;

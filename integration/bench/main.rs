@@ -39,9 +39,9 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 
 use arguments::{Options, Task, USAGE};
-use bench::{Bench, say};
+use bench::{Bench, make_room_for_sessions, say};
 use machine::Machine;
-use peers::Kind;
+use peers::{Kind, MOST_SESSIONS};
 
 /// A workload: its name and what runs it.
 type Workload = (&'static str, fn(&mut Bench) -> Result<()>);
@@ -85,7 +85,7 @@ fn main() -> ExitCode {
 fn measure(options: Options) -> Result<bool> {
     let machine = Machine::look();
     let mut bench = Bench::new(options)?;
-    bench.most_sessions(10_000)?;
+    make_room_for_sessions(MOST_SESSIONS)?;
     for (name, run) in WORKLOADS {
         let only = &bench.options.only;
         if !only.is_empty() && !only.iter().any(|wanted| wanted == name) {

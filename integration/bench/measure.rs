@@ -44,20 +44,20 @@ impl Memory {
 }
 
 /// The process and all its descendants.
-pub(crate) fn tree(root: Pid) -> Result<Vec<Pid>> {
+pub(crate) fn tree(root: Pid) -> Vec<Pid> {
     let mut found = vec![root];
     let mut next = 0;
     while let Some(&parent) = found.get(next) {
-        found.extend(children(parent)?);
+        found.extend(children(parent));
         next += 1;
     }
-    Ok(found)
+    found
 }
 
 /// The processor time that the process and all its descendants have used, those that have ended included.
 pub(crate) fn cpu_time(root: Pid) -> Result<Duration> {
     let mut sum = Duration::ZERO;
-    for process in tree(root)? {
+    for process in tree(root) {
         let clock = ClockId::pid_cpu_clock_id(process).context("find a process's clock")?;
         let own = clock_gettime(clock).context("read a process's clock")?;
         sum += Duration::from(own) + ended_children(process)?;
@@ -72,7 +72,7 @@ pub(crate) fn memory(root: Pid) -> Result<Memory> {
         proportional: 0,
         processes: 0,
     };
-    for process in tree(root)? {
+    for process in tree(root) {
         let text = proc_file(process, "smaps_rollup")?;
         sum.resident += kibibytes(&text, "Rss:")? * 1024;
         sum.proportional += kibibytes(&text, "Pss:")? * 1024;
@@ -82,11 +82,13 @@ pub(crate) fn memory(root: Pid) -> Result<Memory> {
 }
 
 /// A process's children, of whichever thread.
-fn children(parent: Pid) -> Result<Vec<Pid>> {
-    let threads = fs::read_dir(format!("/proc/{parent}/task")).context("list threads")?;
+fn children(parent: Pid) -> Vec<Pid> {
+    // A process or a thread that has ended meanwhile has no children.
+    let Ok(threads) = fs::read_dir(format!("/proc/{parent}/task")) else {
+        return Vec::new();
+    };
     let mut found = Vec::new();
     for thread in threads.map_while(Result::ok) {
-        // A thread that has ended meanwhile has no children.
         let list = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
         found.extend(
             list.split_whitespace()
@@ -94,7 +96,7 @@ fn children(parent: Pid) -> Result<Vec<Pid>> {
                 .map(Pid::from_raw),
         );
     }
-    Ok(found)
+    found
 }
 
 /// What a process's children have used that have ended and were waited for.
@@ -135,7 +137,11 @@ fn proc_file(process: Pid, name: &str) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use std::hint::black_box;
+    use std::process::Command;
     use std::time::Instant;
+
+    use nix::sys::resource::{UsageWho, getrusage};
+    use nix::sys::time::TimeValLike;
 
     use super::*;
 
@@ -151,6 +157,27 @@ mod tests {
         let text = "0-7 ---p 0 00:00 0 [rollup]\nRss:      1780 kB\nPss:  440 kB\n";
         assert_eq!(kibibytes(text, "Pss:").expect("it is there"), 440);
         assert!(kibibytes(text, "Swap:").is_err());
+    }
+
+    #[test]
+    fn the_time_is_what_the_system_accounts_for() {
+        let own = nix::unistd::getpid();
+        let accounted = || {
+            [UsageWho::RUSAGE_SELF, UsageWho::RUSAGE_CHILDREN]
+                .map(|who| getrusage(who).expect("a process has a usage"))
+                .iter()
+                .flat_map(|usage| [usage.user_time(), usage.system_time()])
+                .map(|time| time.num_microseconds())
+                .sum::<i64>()
+        };
+        let count = "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done";
+        let status = Command::new("sh").args(["-c", count]).status();
+        assert!(status.expect("the shell starts").success());
+        let (before, time, after) = (accounted(), cpu_time(own), accounted());
+        let time = time.expect("our own time").as_micros() as i64;
+        // Two ticks of children's user and system time may be cut off, and others test meanwhile.
+        let tolerance = 40_000;
+        assert!(time > before - tolerance && time < after + tolerance);
     }
 
     #[test]

@@ -10,6 +10,9 @@ use anyhow::{Context, Result};
 
 use crate::wire::Speech;
 
+/// The most sessions that are open at once.
+pub(crate) const MOST_SESSIONS: usize = 10_000;
+
 /// A program that relays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
@@ -57,7 +60,7 @@ impl Kind {
     /// The most sessions that are opened at once to see what they cost; a process for each one takes time and memory.
     pub(crate) fn most_sessions(self) -> usize {
         match self {
-            Self::Ours | Self::Haproxy => 10_000,
+            Self::Ours | Self::Haproxy => MOST_SESSIONS,
             Self::Websocat => 1000,
             Self::Socat | Self::Python => 100,
         }
@@ -117,7 +120,6 @@ impl Peer {
             ],
             Kind::Websocat => vec![
                 "--binary".to_owned(),
-                "--exit-on-eof".to_owned(),
                 format!("ws-l:{source}"),
                 format!("tcp:{target}"),
             ],

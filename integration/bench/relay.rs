@@ -119,11 +119,9 @@ impl Relay {
         if !matches!(self.kind, Kind::Socat | Kind::Python) {
             return Ok(());
         }
-        let alone = || match measure::tree(self.process.pid()) {
-            Ok(processes) if processes.len() > 1 => None,
-            other => Some(other.map(drop)),
-        };
-        until("the end of all sessions' processes", alone)?
+        until("the end of all sessions' processes", || {
+            (measure::tree(self.process.pid()).len() == 1).then_some(())
+        })
     }
 
     /// Makes the first connection a session, so that nothing of it is left when the measurement begins.

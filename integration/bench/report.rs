@@ -79,9 +79,16 @@ fn figure(bench: &Bench, metric: &Metric) -> Value {
 /// The table's cells, the head first.
 fn rows(bench: &Bench) -> Vec<Vec<String>> {
     let others = || bench.peers.iter().filter(|peer| peer.kind != Kind::Ours);
-    let mut head = ["figure", "unit", "websockify", "min–max", "goal", "verdict"]
-        .map(str::to_owned)
-        .to_vec();
+    let mut head = [
+        "figure",
+        "unit",
+        "websockify",
+        "least … most",
+        "goal",
+        "verdict",
+    ]
+    .map(str::to_owned)
+    .to_vec();
     head.extend(others().map(|peer| peer.kind.name().to_owned()));
     let mut rows = vec![head];
     for metric in metric::ALL {
@@ -94,7 +101,7 @@ fn rows(bench: &Bench) -> Vec<Vec<String>> {
             metric.label.to_owned(),
             metric.unit.to_owned(),
             cell(bench, metric, Kind::Ours),
-            format!("{}–{}", short(ours.least), short(ours.most)),
+            format!("{} … {}", short(ours.least), short(ours.most)),
             goal.unwrap_or_default(),
             verdict.unwrap_or_default(),
         ];

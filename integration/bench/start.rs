@@ -11,16 +11,21 @@ const MEBIBYTE: f64 = (1 << 20) as f64;
 /// Starts each peer again and again.
 pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     let rounds = bench.pick(10, 20);
-    bench.in_turn("start", rounds, |bench, peer| {
-        let relay = bench.start(peer)?;
-        let mut readings = vec![
-            (&START, relay.started_in.as_secs_f64() * 1000.0),
-            (&START_MEMORY, relay.memory()?.total() / MEBIBYTE),
-        ];
-        if let Some(size) = relay.executable_size()? {
-            readings.push((&EXECUTABLE, size as f64 / MEBIBYTE));
-        }
-        Ok(readings)
-    });
+    bench.in_turn(
+        "start",
+        rounds,
+        |_| true,
+        |bench, peer| {
+            let relay = bench.start(peer)?;
+            let mut readings = vec![
+                (&START, relay.started_in.as_secs_f64() * 1000.0),
+                (&START_MEMORY, relay.memory()?.total() / MEBIBYTE),
+            ];
+            if let Some(size) = relay.executable_size()? {
+                readings.push((&EXECUTABLE, size as f64 / MEBIBYTE));
+            }
+            Ok(readings)
+        },
+    );
     Ok(())
 }
