@@ -42,7 +42,7 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
         rebind: bench.options.websockify.with_file_name("rebind"),
     };
     ensure!(programs.rebind.is_file(), "rebind is not beside websockify");
-    let (rounds, starts) = (bench.pick(5, 9), bench.pick(20, 50));
+    let (rounds, starts) = (bench.pick(5, 7), bench.pick(20, 50));
     let ours = |kind| kind == Kind::Ours;
     bench.in_turn("cost of a bind", rounds, ours, |bench, _| {
         programs.binds(bench.scratch())

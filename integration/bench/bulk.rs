@@ -50,7 +50,7 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
 fn direction(bench: &mut Bench, direction: Direction, rate: &'static Metric, cpu: &'static Metric) {
     let length = Duration::from_millis(bench.pick(500, 2000));
     let mut relays: BTreeMap<Kind, Relay> = BTreeMap::new();
-    let rounds = bench.pick(5, 9);
+    let rounds = bench.pick(5, 7);
     bench.in_turn(
         rate.label,
         rounds,

@@ -50,7 +50,7 @@ const STAGES: [Stage; 3] = [
 
 /// Measures with 1, 16 and 256 clients.
 pub(crate) fn run(bench: &mut Bench) -> Result<()> {
-    let rounds = bench.pick(5, 9);
+    let rounds = bench.pick(5, 7);
     for stage in &STAGES {
         let what = format!("echo, {} clients", stage.clients);
         // To open a session takes some so long that a quick run does not wait for many.

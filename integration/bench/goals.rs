@@ -22,7 +22,7 @@ impl Verdict {
             Goal::RatioAtMost(_) | Goal::RatioAtLeast(_) => {
                 figures.ratio(metric, Kind::Ours)?.median
             }
-            Goal::ValueAtMost(_) => own(metric)?,
+            Goal::ValueAtMost(_) | Goal::ValueAtLeast(_) => own(metric)?,
             Goal::OwnRatioAtMost(_, other) => own(metric)? / own(other)?,
         };
         Some(Self { goal, value })
@@ -34,7 +34,7 @@ impl Verdict {
             Goal::RatioAtMost(limit)
             | Goal::ValueAtMost(limit)
             | Goal::OwnRatioAtMost(limit, _) => self.value / limit - 1.0,
-            Goal::RatioAtLeast(limit) => 1.0 - self.value / limit,
+            Goal::RatioAtLeast(limit) | Goal::ValueAtLeast(limit) => 1.0 - self.value / limit,
         };
         (missed > 0.0).then_some(missed)
     }
@@ -56,9 +56,9 @@ impl Goal {
             Self::RatioAtMost(limit) => format!("≤ {limit:.2}×"),
             Self::RatioAtLeast(limit) => format!("≥ {limit:.2}×"),
             Self::ValueAtMost(limit) => format!("≤ {limit} {unit}"),
-            Self::OwnRatioAtMost(limit, other) => {
-                format!("≤ {limit:.2} × \"{}\"", other.label)
-            }
+            Self::ValueAtLeast(limit) => format!("≥ {limit} {unit}"),
+            // Which is how they are ordered.
+            Self::OwnRatioAtMost(limit, _) => format!("≤ {limit:.2} × above"),
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::figures::Reading;
 use crate::load::{self, Client};
 use crate::metric::{
     ACTIVE_1_OF_1000, ACTIVE_1_OF_10000, ACTIVE_1000_OF_1000, ACTIVE_1000_OF_10000, IDLE_100,
-    IDLE_1000, IDLE_10000, Metric, SHUTDOWN_1000, SHUTDOWN_10000,
+    IDLE_1000, IDLE_10000, Metric, SHUTDOWN_1000, SHUTDOWN_10000, TOLD_1000, TOLD_10000,
 };
 use crate::peers::{Kind, MOST_SESSIONS, Peer};
 use crate::process::DEADLINE;
@@ -30,7 +30,8 @@ struct Stage {
     memory: &'static Metric,
     /// How many are put to work then, and what that shows.
     active: &'static [(usize, &'static Metric)],
-    shutdown: Option<&'static Metric>,
+    /// How long it takes to end them all, and how many of the clients are told.
+    shutdown: Option<(&'static Metric, &'static Metric)>,
 }
 
 static STAGES: [Stage; 3] = [
@@ -44,13 +45,13 @@ static STAGES: [Stage; 3] = [
         sessions: 1000,
         memory: &IDLE_1000,
         active: &[(1, &ACTIVE_1_OF_1000), (1000, &ACTIVE_1000_OF_1000)],
-        shutdown: Some(&SHUTDOWN_1000),
+        shutdown: Some((&SHUTDOWN_1000, &TOLD_1000)),
     },
     Stage {
         sessions: 10_000,
         memory: &IDLE_10000,
         active: &[(1, &ACTIVE_1_OF_10000), (1000, &ACTIVE_1000_OF_10000)],
-        shutdown: Some(&SHUTDOWN_10000),
+        shutdown: Some((&SHUTDOWN_10000, &TOLD_10000)),
     },
 ];
 
@@ -98,17 +99,26 @@ fn measure(bench: &Bench, peer: &Peer, stage: &Stage, sessions: usize) -> Result
         readings.push((metric, outcome.cpu_each()));
     }
     relay.check()?;
-    if let Some(metric) = stage.shutdown.filter(|_| peer.kind == Kind::Ours) {
-        let elapsed = shut_down(&mut relay, clients)?;
-        let each = elapsed.as_secs_f64() * 1e6 / sessions as f64;
-        readings.push((metric, each));
+    if let Some((duration, told)) = stage.shutdown.filter(|_| peer.kind == Kind::Ours) {
+        let shutdown = shut_down(&mut relay, clients).context("stop it")?;
+        let each = 1.0 / sessions as f64;
+        readings.push((duration, shutdown.elapsed.as_secs_f64() * 1e6 * each));
+        readings.push((told, shutdown.told as f64 * 100.0 * each));
     }
     echo.stop()?;
     Ok(readings)
 }
 
-/// Stops the relay while these sessions are open. Returns how long it takes until it is gone.
-fn shut_down(relay: &mut Relay, clients: Vec<Client>) -> Result<Duration> {
+/// What stopping a relay came to.
+struct Shutdown {
+    /// How long it took until it was gone.
+    elapsed: Duration,
+    /// How many clients were told, and their connections ended in order.
+    told: usize,
+}
+
+/// Stops the relay while these sessions are open.
+fn shut_down(relay: &mut Relay, clients: Vec<Client>) -> Result<Shutdown> {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("make an epoll")?;
     for (number, client) in clients.iter().enumerate() {
         watch(&epoll, &client.session.stream, number as i32)?;
@@ -120,19 +130,19 @@ fn shut_down(relay: &mut Relay, clients: Vec<Client>) -> Result<Duration> {
     let status = process.wait()?;
     let elapsed = begun.elapsed();
     ensure!(status.success(), "it ended with {status}");
-    answering
+    let told = answering
         .join()
         .map_err(|_| anyhow!("the clients panicked"))??;
-    Ok(elapsed)
+    Ok(Shutdown { elapsed, told })
 }
 
-/// Answers each close frame, and closes at the end of each connection. Every client is to be told.
-fn answer_all(epoll: &Epoll, clients: Vec<Client>) -> Result<()> {
+/// Answers each close frame, and closes at the end of each connection. Returns how many had both.
+fn answer_all(epoll: &Epoll, clients: Vec<Client>) -> Result<usize> {
     let timeout = EpollTimeout::try_from(DEADLINE).context("the deadline is too long")?;
     let mut clients: Vec<Option<Client>> = clients.into_iter().map(Some).collect();
     let answer = integration::frame(CLOSE, &GOING_AWAY.to_be_bytes());
     let mut events = [EpollEvent::empty(); EVENTS];
-    let mut left = clients.len();
+    let (mut left, mut told) = (clients.len(), 0);
     while left > 0 {
         let count = match epoll.wait(&mut events, timeout) {
             Ok(0) => bail!("{left} sessions did not end"),
@@ -142,11 +152,15 @@ fn answer_all(epoll: &Epoll, clients: Vec<Client>) -> Result<()> {
         for event in &events[..count] {
             let place = &mut clients[event.data() as usize];
             let client = place.as_mut().context("it is watched")?;
-            if !client.answer_close(&answer, GOING_AWAY)? {
+            // A server that gives its sessions up resets them: that is a result, and no failure of the measurement.
+            let more = client.answer_close(&answer);
+            if !matches!(more, Ok(true)) {
+                let close = client.session.decoder.close_code();
+                told += usize::from(more.is_ok() && close == Some(GOING_AWAY));
                 *place = None;
                 left -= 1;
             }
         }
     }
-    Ok(())
+    Ok(told)
 }

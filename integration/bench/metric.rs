@@ -22,6 +22,8 @@ pub(crate) enum Goal {
     RatioAtLeast(f64),
     /// At most so much, whatever others need.
     ValueAtMost(f64),
+    /// At least so much.
+    ValueAtLeast(f64),
     /// At most so many times another figure of our own.
     OwnRatioAtMost(f64, &'static Metric),
 }
@@ -89,6 +91,8 @@ metrics! {
     SHUTDOWN_1000 = ("shutdown_1000", "end with 1,000 sessions, each", MICROSECONDS, None);
     SHUTDOWN_10000 = ("shutdown_10000", "end with 10,000 sessions, each", MICROSECONDS,
         Some(Goal::OwnRatioAtMost(CONSTANT, &SHUTDOWN_1000)));
+    TOLD_1000 = ("told_1000", "clients told of the end, of 1,000", "%", Some(Goal::ValueAtLeast(100.0)));
+    TOLD_10000 = ("told_10000", "clients told of the end, of 10,000", "%", Some(Goal::ValueAtLeast(100.0)));
     START = ("start", "start until it accepts", "ms", Some(Goal::ValueAtMost(15.0)));
     START_MEMORY = ("start_memory", "memory at the start", "MiB", Some(Goal::ValueAtMost(6.0)));
     EXECUTABLE = ("executable", "executable", "MiB", Some(Goal::ValueAtMost(10.0)));
@@ -109,5 +113,14 @@ mod tests {
         keys.sort_unstable();
         keys.dedup();
         assert_eq!(keys.len(), ALL.len());
+    }
+
+    #[test]
+    fn a_figure_that_is_compared_with_another_of_our_own_comes_right_after_it() {
+        for pair in ALL.windows(2) {
+            if let Some(Goal::OwnRatioAtMost(_, other)) = pair[1].goal {
+                assert_eq!(other.key, pair[0].key);
+            }
+        }
     }
 }

@@ -84,7 +84,7 @@ fn goal(bench: &Bench, metric: &Metric) -> Option<f64> {
         Goal::ValueAtMost(limit) => {
             Some(limit / bench.figures.summary(metric, Kind::Haproxy)?.median)
         }
-        Goal::OwnRatioAtMost(..) => None,
+        Goal::ValueAtLeast(_) | Goal::OwnRatioAtMost(..) => None,
     }
 }
 

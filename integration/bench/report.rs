@@ -14,6 +14,7 @@ pub(crate) fn markdown(bench: &Bench, machine: &Machine) -> String {
     for peer in &bench.peers {
         text += &format!("- {}: {}\n", peer.kind.name(), peer.version);
     }
+    text += &format!("\nLoad averages before: {}.\n", machine.load);
     text += "\nMedians of several rounds, in which all had their turns; in parentheses the ratio to haproxy, a plain TCP relay \
              (median of the rounds' ratios).\n\n";
     text += &table(&rows(bench));
@@ -92,16 +93,23 @@ fn rows(bench: &Bench) -> Vec<Vec<String>> {
     head.extend(others().map(|peer| peer.kind.name().to_owned()));
     let mut rows = vec![head];
     for metric in metric::ALL {
-        let Some(ours) = bench.figures.summary(metric, Kind::Ours) else {
+        let ours = bench.figures.summary(metric, Kind::Ours);
+        if !bench
+            .peers
+            .iter()
+            .any(|peer| bench.figures.summary(metric, peer.kind).is_some())
+        {
             continue;
-        };
+        }
         let goal = metric.goal.map(|goal| goal.in_words(metric.unit));
         let verdict = Verdict::on(metric, &bench.figures).map(Verdict::in_words);
         let mut row = vec![
             metric.label.to_owned(),
             metric.unit.to_owned(),
             cell(bench, metric, Kind::Ours),
-            format!("{} … {}", short(ours.least), short(ours.most)),
+            ours.map_or_else(String::new, |ours| {
+                format!("{} … {}", short(ours.least), short(ours.most))
+            }),
             goal.unwrap_or_default(),
             verdict.unwrap_or_default(),
         ];

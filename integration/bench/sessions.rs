@@ -27,7 +27,7 @@ const MOST: usize = 6000;
 
 /// Measures the rate of sessions, and what each costs.
 pub(crate) fn run(bench: &mut Bench) -> Result<()> {
-    let rounds = bench.pick(5, 9);
+    let rounds = bench.pick(5, 7);
     bench.in_turn("sessions", rounds, |_| true, measure);
     Ok(())
 }
