@@ -7,6 +7,7 @@ use std::future::pending;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -14,14 +15,15 @@ use tokio::time::timeout;
 use crate::config::SessionConfig;
 use crate::http::{self, Session};
 use crate::listener::Peer;
+use crate::log;
 use crate::phase::Phase;
 use crate::relay;
 use crate::sniff::{self, POLICY, Protocol, Sniffed};
 use crate::stream::Stream;
 use crate::sys;
 use crate::target::{ConnectError, Target};
-use crate::websocket::Close;
 use crate::websocket::frame::{CLOSE_FRAME, append_close};
+use crate::websocket::{Close, Encoding};
 
 /// How long a client may take to say what it wants.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
@@ -43,73 +45,140 @@ pub(crate) struct Handling {
 
 /// Handles a connection to its end. Returns whether it became a session; `admit` is asked whether it may.
 pub(crate) async fn handle(
-    mut stream: Stream,
+    stream: Stream,
     peer: Peer,
     handling: &Handling,
     admit: impl Fn() -> bool,
 ) -> bool {
     let mut phase = handling.phase.clone();
-    let until_session = async {
-        match sniff::sniff(&stream, HANDSHAKE_LIMIT).await {
-            Sniffed::Protocol(Protocol::Http) => {}
-            Sniffed::Protocol(protocol) => {
-                answer_other(&mut stream, peer, protocol).await;
-                return None;
-            }
-            Sniffed::Closed => return None,
-            Sniffed::TimedOut => {
-                tracing::debug!(%peer, "nothing came within {} s", HANDSHAKE_LIMIT.as_secs());
-                return None;
-            }
-        }
-        // Boxed, so that a session does not carry the room for it along.
-        let mut ended = Box::pin(http::serve(stream, peer, HANDSHAKE_LIMIT, admit)).await;
-        match ended.session {
-            Some(session) => Some((ended.stream, ended.early, session)),
-            None => {
-                relay::farewell(&mut ended.stream, b"").await;
-                None
-            }
-        }
-    };
+    // Boxed, so that a session does not carry the room for it along.
+    let until_session = Box::pin(become_session(stream, peer, admit));
     let upgraded = tokio::select! {
         biased;
+        upgraded = until_session => upgraded,
         // What is no session yet need not become one any more, but may be told so.
         () = async {
             _ = phase.wait_for(|&phase| phase > Phase::Serving).await;
             _ = timeout(LAST_ANSWERS, phase.wait_for(|&phase| phase == Phase::Stopping)).await;
         } => None,
-        upgraded = until_session => upgraded,
     };
-    let Some((mut client, early, session)) = upgraded else {
+    let Some(mut upgraded) = upgraded else {
         return false;
     };
-    tracing::info!(%peer, "{peer}: Plain non-SSL (ws://) WebSocket connection");
-    tracing::info!(%peer, "{peer}: Path: '{}'", session.path);
-    if let Err(error) = client.write_all(session.response.as_bytes()).await {
+    let connecting = handling.target.announcement();
+    log::together(|| {
+        tracing::info!(%peer, "{peer}: Plain non-SSL (ws://) WebSocket connection");
+        tracing::info!(%peer, "{peer}: Path: '{}'", upgraded.session.path);
+        tracing::info!(%peer, "{connecting}");
+    });
+    let encoding = upgraded.session.encoding;
+    let response = std::mem::take(&mut upgraded.session.response);
+    if let Err(error) = upgraded.stream.write_all(response.as_bytes()).await {
         tracing::info!(%peer, "Client connection lost: {}", sys::describe(&error));
         return true;
     }
-    serve_session(&mut client, peer, &early, &session, handling).await;
+    let Upgraded { stream, early, .. } = upgraded;
+    serve_session(stream, peer, early, encoding, handling).await;
     true
+}
+
+/// A connection that has become a session.
+struct Upgraded {
+    stream: Stream,
+    /// What the client sent right behind its request.
+    early: Bytes,
+    session: Session,
+}
+
+/// Takes a connection as far as its upgrade; `None` when it came to another end.
+async fn become_session(
+    mut stream: Stream,
+    peer: Peer,
+    admit: impl Fn() -> bool,
+) -> Option<Upgraded> {
+    let look = |protocol, start: &[u8]| {
+        (protocol == Protocol::Http)
+            .then(|| http::plain_upgrade(start, &admit))
+            .flatten()
+    };
+    match sniff::sniff(&stream, HANDSHAKE_LIMIT, look).await {
+        Sniffed::Protocol(Protocol::Http, Some((head, session))) => {
+            let early = stream.read_past(head).await.ok()?;
+            return Some(Upgraded {
+                stream,
+                early,
+                session,
+            });
+        }
+        Sniffed::Protocol(Protocol::Http, None) => {}
+        Sniffed::Protocol(protocol, _) => {
+            answer_other(&mut stream, peer, protocol).await;
+            return None;
+        }
+        Sniffed::Closed => return None,
+        Sniffed::TimedOut => {
+            tracing::debug!(%peer, "nothing came within {} s", HANDSHAKE_LIMIT.as_secs());
+            return None;
+        }
+    }
+    let mut ended = http::serve(stream, peer, HANDSHAKE_LIMIT, admit).await;
+    match ended.session {
+        Some(session) => Some(Upgraded {
+            stream: ended.stream,
+            early: ended.early,
+            session,
+        }),
+        None => {
+            relay::farewell(&mut ended.stream, b"").await;
+            None
+        }
+    }
 }
 
 /// Connects a client to its target and carries its bytes.
 async fn serve_session(
-    client: &mut Stream,
+    mut client: Stream,
     peer: Peer,
-    early: &[u8],
-    session: &Session,
+    early: Bytes,
+    encoding: Encoding,
     handling: &Handling,
 ) {
-    let Handling {
-        target,
-        session: config,
-        phase,
-    } = handling;
-    tracing::info!(%peer, "{}", target.announcement());
-    let mut stopping = phase.clone();
-    let connected = tokio::select! {
+    let connected = Box::pin(connect(&client, peer, &early, handling)).await;
+    let mut downstream = match connected {
+        Ok(downstream) => downstream,
+        Err(Unconnected::Left) => {
+            tracing::info!(%peer, "Client left before it was connected");
+            let answer = relay::answer_close(&mut client, &early, encoding);
+            return Box::pin(answer).await;
+        }
+        Err(Unconnected::Refused(close)) => {
+            let mut frame = Vec::new();
+            append_close(close, &mut frame);
+            return Box::pin(relay::farewell(&mut client, &frame)).await;
+        }
+    };
+    let summary = relay::run(
+        &mut client,
+        &mut downstream,
+        early,
+        encoding,
+        handling.session,
+        handling.phase.clone(),
+    )
+    .await;
+    tracing::info!(%peer, "{summary}");
+}
+
+/// Connects the target of a client, unless that leaves or the bridge is stopped.
+async fn connect(
+    client: &Stream,
+    peer: Peer,
+    early: &[u8],
+    handling: &Handling,
+) -> Result<Stream, Unconnected> {
+    let target = &handling.target;
+    let mut stopping = handling.phase.clone();
+    tokio::select! {
         biased;
         () = has_left(client, early, target.may_be_starting()) => Err(Unconnected::Left),
         _ = stopping.wait_for(|&phase| phase == Phase::Stopping) => Err(Unconnected::Refused(Close::GOING_AWAY)),
@@ -120,29 +189,7 @@ async fn serve_session(
                 _ => Close::UNREACHABLE,
             })
         }),
-    };
-    let mut downstream = match connected {
-        Ok(downstream) => downstream,
-        Err(Unconnected::Left) => {
-            tracing::info!(%peer, "Client left before it was connected");
-            return relay::answer_close(client, early, session.encoding).await;
-        }
-        Err(Unconnected::Refused(close)) => {
-            let mut frame = Vec::new();
-            append_close(close, &mut frame);
-            return relay::farewell(client, &frame).await;
-        }
-    };
-    let summary = relay::run(
-        client,
-        &mut downstream,
-        early,
-        session.encoding,
-        *config,
-        phase.clone(),
-    )
-    .await;
-    tracing::info!(%peer, "{summary}");
+    }
 }
 
 /// Why a client has no target.

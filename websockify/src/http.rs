@@ -10,7 +10,8 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{
-    ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, SEC_WEBSOCKET_VERSION, SERVER, UPGRADE,
+    ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderValue, SEC_WEBSOCKET_VERSION,
+    SERVER, TRANSFER_ENCODING, UPGRADE,
 };
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -24,6 +25,8 @@ use crate::websocket::handshake::{self, Acceptance, Judgement, VERSIONS_HEADER};
 
 /// Bytes that a request's head may have; beyond it the answer is 431.
 const MAX_HEAD: usize = 64 * 1024;
+/// Headers that a plain upgrade may have; a browser sends some fifteen.
+const MAX_PLAIN_HEADERS: usize = 32;
 /// The `Server` header.
 const SERVER_NAME: &str = concat!("WebSockify/", env!("CARGO_PKG_VERSION"));
 
@@ -102,6 +105,29 @@ pub(crate) async fn serve(
         stream: parts.io.into_inner(),
         early: parts.read_buf,
         session,
+    }
+}
+
+/// The length of the head of a request, if all of it is in `start`, and the session that it begins, if it is an upgrade like nearly
+/// all of them. What is none, or not as plain, is left to [`serve`], which makes the same of it at greater cost.
+pub(crate) fn plain_upgrade(start: &[u8], admit: impl Fn() -> bool) -> Option<(usize, Session)> {
+    let mut headers = [httparse::EMPTY_HEADER; MAX_PLAIN_HEADERS];
+    let mut parsed = httparse::Request::new(&mut headers);
+    let Ok(httparse::Status::Complete(length)) = parsed.parse(start) else {
+        return None;
+    };
+    let mut request = Request::builder().method(parsed.method?).uri(parsed.path?);
+    for header in parsed.headers {
+        request = request.header(header.name, header.value);
+    }
+    let request = request.body(()).ok()?;
+    let is_plain = parsed.version == Some(1)
+        && ![CONTENT_LENGTH, TRANSFER_ENCODING, EXPECT]
+            .iter()
+            .any(|name| request.headers().contains_key(name));
+    match answer(&request, admit) {
+        Answer::Session(session) if is_plain => Some((length, session)),
+        _ => None,
     }
 }
 

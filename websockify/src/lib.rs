@@ -9,7 +9,8 @@
 //!
 //! # Around it
 //!
-//! [`cli`] mirrors the command line, [`config`] makes sense of it. [`server`] is the accept loop with its limits. [`wrap`] starts a
+//! [`cli`] mirrors the command line, [`config`] makes sense of it. [`server`] is the accept loop with its limits, which gives
+//! connections to [`workers`]. [`wrap`] starts a
 //! program whose port is moved out of the way, and looks after it. [`run`] puts it all together.
 
 #![deny(unsafe_code)]
@@ -32,6 +33,7 @@ mod sys;
 mod target;
 mod terminal;
 mod websocket;
+mod workers;
 mod wrap;
 
 use std::ffi::OsString;
@@ -87,10 +89,7 @@ pub fn run(config: Config) -> Result<u8> {
             Wrapped::new(wrap, old_port, bound.address().to_string())
         })
         .transpose()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
+    let runtime = workers::runtime().context("cannot start the runtime")?;
     let result = runtime.block_on(async {
         let mut signals = Signals::new(wrapped.is_some()).context("cannot take signals")?;
         // From here on a signal ends us in order; whoever waits for these lines may send one.

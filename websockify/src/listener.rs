@@ -6,8 +6,9 @@
 use std::fmt;
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::net::{self, IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -18,7 +19,9 @@ use nix::sys::socket::{
     getsockopt, setsockopt, sockopt,
 };
 use nix::sys::stat::{Mode, umask};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::net::{TcpStream, UnixStream};
 
 use crate::addr::{HostPort, ListenAddr};
 use crate::stream::Stream;
@@ -112,12 +115,12 @@ impl Bound {
 
     /// Attaches it to the runtime that this is called in.
     pub(crate) fn into_listener(self) -> io::Result<Listener> {
-        let socket = match self.address {
-            Address::Tcp(_) => ListenerSocket::Tcp(TcpListener::from_std(self.socket.into())?),
-            Address::Unix(_) => ListenerSocket::Unix(UnixListener::from_std(self.socket.into())?),
-        };
+        if let Address::Tcp(_) = self.address {
+            // What it accepts takes after it.
+            sys::tune_tcp(self.socket.as_fd(), true);
+        }
         Ok(Listener {
-            socket,
+            socket: sys::watch_for_input(self.socket)?,
             _file: self.file,
         })
     }
@@ -129,31 +132,41 @@ const INETD: &str = "inetd";
 /// A listening socket in a runtime. The unix socket file goes with it.
 #[derive(Debug)]
 pub(crate) struct Listener {
-    socket: ListenerSocket,
+    socket: AsyncFd<OwnedFd>,
     _file: Option<SocketFile>,
 }
 
+/// A connection that no runtime watches yet.
 #[derive(Debug)]
-enum ListenerSocket {
-    Tcp(TcpListener),
-    Unix(UnixListener),
+pub(crate) enum Socket {
+    /// TCP.
+    Tcp(net::TcpStream),
+    /// Of the unix socket.
+    Unix(unix::net::UnixStream),
+}
+
+impl Socket {
+    /// Attaches it to the runtime that this is called in.
+    pub(crate) fn attach(self) -> io::Result<Stream> {
+        Ok(match self {
+            Self::Tcp(socket) => Stream::Tcp(TcpStream::from_std(socket)?),
+            Self::Unix(socket) => Stream::Unix(UnixStream::from_std(socket)?),
+        })
+    }
 }
 
 impl Listener {
     /// The next connection.
-    pub(crate) async fn accept(&self) -> io::Result<(Stream, Peer)> {
-        match &self.socket {
-            ListenerSocket::Tcp(listener) => {
-                let (stream, address) = listener.accept().await?;
-                Ok((
-                    Stream::from_tcp(stream),
-                    Peer::Ip(address.ip().to_canonical()),
-                ))
-            }
-            ListenerSocket::Unix(listener) => {
-                Ok((Stream::Unix(listener.accept().await?.0), Peer::Unix))
-            }
-        }
+    pub(crate) async fn accept(&self) -> io::Result<(Socket, Peer)> {
+        let accept = |listener: &OwnedFd| sys::accept(listener.as_fd());
+        let (socket, address) = self.socket.async_io(Interest::READABLE, accept).await?;
+        Ok(match ip_address(&address) {
+            Some(address) => (
+                Socket::Tcp(socket.into()),
+                Peer::Ip(address.ip().to_canonical()),
+            ),
+            None => (Socket::Unix(socket.into()), Peer::Unix),
+        })
     }
 }
 
@@ -238,15 +251,20 @@ fn bind_tcp(address: SocketAddr) -> nix::Result<OwnedFd> {
 
 /// The local address of an IP socket; `None` for another family.
 fn tcp_address(socket: &OwnedFd) -> Result<Option<SocketAddr>> {
-    let name: SockaddrStorage =
+    let name =
         socket::getsockname(socket.as_raw_fd()).context("cannot read the socket's address")?;
+    Ok(ip_address(&name))
+}
+
+/// An address of IPv4 or IPv6; `None` for another family.
+fn ip_address(name: &SockaddrStorage) -> Option<SocketAddr> {
     let v4 = name
         .as_sockaddr_in()
-        .map(|&v4| std::net::SocketAddrV4::from(v4).into());
-    Ok(v4.or_else(|| {
+        .map(|&v4| net::SocketAddrV4::from(v4).into());
+    v4.or_else(|| {
         name.as_sockaddr_in6()
-            .map(|&v6| std::net::SocketAddrV6::from(v6).into())
-    }))
+            .map(|&v6| net::SocketAddrV6::from(v6).into())
+    })
 }
 
 fn listen_unix(path: &Path, mode: u32) -> Result<Bound> {
@@ -385,7 +403,7 @@ mod tests {
     fn a_stale_socket_is_replaced_and_ours_is_removed_at_the_end() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("socket");
-        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        drop(unix::net::UnixListener::bind(&path).unwrap());
         let bound = Bound::new(&ListenAddr::Unix {
             path: path.clone(),
             mode: 0o620,
@@ -430,7 +448,7 @@ mod tests {
         })
         .unwrap();
         fs::rename(&path, directory.path().join("moved")).unwrap();
-        let theirs = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let theirs = unix::net::UnixListener::bind(&path).unwrap();
         drop(bound);
         assert!(path.exists());
         drop(theirs);

@@ -4,6 +4,7 @@
 //! characters are escaped here, for all lines, so nothing that came from the network can forge one. A line leaves in one
 //! write, and a stderr that is closed or full is no reason to stop: lines that it does not take at once are lost, and counted.
 
+use std::cell::RefCell;
 use std::fmt::{self, Write as _};
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write as _};
@@ -67,16 +68,49 @@ static OWN_STDERR: LazyLock<Option<File>> = LazyLock::new(|| {
         .flatten()
 });
 
+/// Whether stderr is a file, which is always ready to be written to.
+static IS_FILE: LazyLock<bool> =
+    LazyLock::new(|| std::fs::metadata("/proc/self/fd/2").is_ok_and(|metadata| metadata.is_file()));
+
 /// Writes a mark for [`crate::config::SessionConfig::traffic`] to stderr.
 pub(crate) fn mark(mark: &str) {
     let mut state = STATE.lock().unwrap_or_else(PoisonError::into_inner);
     state.within_line |= write(&mut state.rest, mark);
 }
 
+thread_local! {
+    /// The lines of a call of [`together`] that is under way.
+    static TOGETHER: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Writes the lines that `log` makes at once.
+pub(crate) fn together(log: impl FnOnce()) {
+    TOGETHER.set(Some(String::with_capacity(512)));
+    log();
+    if let Some(lines) = TOGETHER.take().filter(|lines| !lines.is_empty()) {
+        write_lines(lines.trim_end_matches('\n'), lines.lines().count());
+    }
+}
+
 /// Writes a line to stderr, at most [`MAX_LINE`] bytes of it.
 fn write_line(line: &mut String) {
-    let mut state = STATE.lock().unwrap_or_else(PoisonError::into_inner);
     line.truncate(line.floor_char_boundary(MAX_LINE));
+    let alone = TOGETHER.with_borrow_mut(|lines| match lines {
+        Some(lines) => {
+            lines.push_str(line);
+            lines.push('\n');
+            false
+        }
+        None => true,
+    });
+    if alone {
+        write_lines(line, 1);
+    }
+}
+
+/// Writes this many lines to stderr, all or none of them.
+fn write_lines(line: &str, count: usize) {
+    let mut state = STATE.lock().unwrap_or_else(PoisonError::into_inner);
     let lost = match state.lost {
         0 => String::new(),
         lost => format!("({lost} lines were lost, stderr was full)\n"),
@@ -85,7 +119,7 @@ fn write_line(line: &mut String) {
     if write(&mut state.rest, &format!("{start}{lost}{line}\n")) {
         (state.lost, state.within_line) = (0, false);
     } else {
-        state.lost += 1;
+        state.lost += count;
     }
 }
 
@@ -122,7 +156,7 @@ fn write(rest: &mut Vec<u8>, text: &str) -> bool {
 fn write_to_other(text: &str) -> bool {
     let stderr = std::io::stderr();
     let mut poll = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
-    let ready = nix::poll::poll(&mut poll, PollTimeout::ZERO) != Ok(0);
+    let ready = *IS_FILE || nix::poll::poll(&mut poll, PollTimeout::ZERO) != Ok(0);
     if ready {
         _ = stderr.lock().write_all(text.as_bytes());
     }

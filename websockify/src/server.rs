@@ -15,14 +15,16 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use crate::config::{Limits, SessionConfig};
 use crate::connection::{self, Handling};
 use crate::future::or_never;
-use crate::listener::{Listener, Peer};
+use crate::listener::{Listener, Peer, Socket};
 use crate::phase::Phase;
-use crate::stream::Stream;
 use crate::sys;
 use crate::target::Target;
+use crate::workers::{Job, Load, Workers};
 
 /// How long sessions may take to say goodbye when the server is stopped.
 const STOP_LIMIT: Duration = Duration::from_millis(1000);
+/// How many connections are accepted before those that are there have their turn.
+const ACCEPTS_IN_A_ROW: usize = 32;
 /// The first pause when accepting fails, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
@@ -45,12 +47,13 @@ pub(crate) async fn serve(
         phase: known,
     });
     let connections = Arc::new(Connections::new());
+    let mut workers = Workers::new();
     let result = tokio::select! {
         biased;
         _ = phase.wait_for(|&phase| phase > Phase::Serving) => Ok(()),
         () = connections.once_taken(), if limits.run_once => Ok(()),
         () = expire(limits, &connections) => Ok(()),
-        error = accept_all(&listener, &handling, &connections, limits.run_once) => Err(error),
+        error = accept_all(&listener, &handling, &connections, limits.run_once, &mut workers) => Err(error),
     };
     drop(listener);
     // The receivers are the connections'.
@@ -78,14 +81,26 @@ async fn accept_all(
     handling: &Arc<Handling>,
     connections: &Arc<Connections>,
     run_once: bool,
+    workers: &mut Workers<Accepted>,
 ) -> anyhow::Error {
     let mut pause = PAUSES.0;
+    let mut in_a_row = 0;
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => {
+            Ok((socket, peer)) => {
                 pause = PAUSES.0;
-                let guard = connections.begin();
-                tokio::spawn(handle(stream, peer, Arc::clone(handling), guard, run_once));
+                workers.assign(Accepted {
+                    socket,
+                    peer,
+                    handling: Arc::clone(handling),
+                    guard: connections.begin(),
+                    run_once,
+                });
+                in_a_row += 1;
+                if in_a_row == ACCEPTS_IN_A_ROW {
+                    in_a_row = 0;
+                    tokio::task::yield_now().await;
+                }
             }
             Err(error) => match triage(&error) {
                 Triage::Ignore => tracing::debug!(
@@ -110,10 +125,37 @@ async fn accept_all(
     }
 }
 
-async fn handle(stream: Stream, peer: Peer, handling: Arc<Handling>, guard: Guard, run_once: bool) {
-    let admit = || !run_once || guard.0.take_once();
-    if connection::handle(stream, peer, &handling, admit).await && run_once {
-        tracing::info!("exiting due to --run-once");
+/// A connection for a worker.
+struct Accepted {
+    socket: Socket,
+    peer: Peer,
+    handling: Arc<Handling>,
+    guard: Guard,
+    run_once: bool,
+}
+
+impl Job for Accepted {
+    fn start(self, load: Load) {
+        let Self {
+            socket,
+            peer,
+            handling,
+            guard,
+            run_once,
+        } = self;
+        let stream = match socket.attach() {
+            Ok(stream) => stream,
+            Err(error) => {
+                return tracing::warn!(%peer, "cannot watch a connection: {}", sys::describe(&error));
+            }
+        };
+        tokio::spawn(async move {
+            let _load = load;
+            let admit = || !run_once || guard.0.take_once();
+            if connection::handle(stream, peer, &handling, admit).await && run_once {
+                tracing::info!("exiting due to --run-once");
+            }
+        });
     }
 }
 

@@ -26,11 +26,14 @@ pub(crate) enum Protocol {
     Http,
 }
 
+/// The first bytes that are looked at: the request of a browser, as a rule.
+const FIRST_BYTES: usize = 2048;
+
 /// How the sniffing ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sniffed {
-    /// The client speaks this.
-    Protocol(Protocol),
+pub(crate) enum Sniffed<T> {
+    /// The client speaks this, and this was made of its first bytes.
+    Protocol(Protocol, T),
     /// It closed without a word.
     Closed,
     /// It said too little for too long.
@@ -48,15 +51,22 @@ fn classify(start: &[u8]) -> Option<Protocol> {
     }
 }
 
-/// Waits until the client has said enough to be classified, at most for `limit`.
-pub(crate) async fn sniff(stream: &Stream, limit: Duration) -> Sniffed {
+/// Waits until the client has said enough to be classified, at most for `limit`. `look` is shown the first bytes as far as they are there
+/// by then.
+pub(crate) async fn sniff<T>(
+    stream: &Stream,
+    limit: Duration,
+    mut look: impl FnMut(Protocol, &[u8]) -> T,
+) -> Sniffed<T> {
     let first_bytes = stream.when_readable(|| {
-        let mut buffer = [0; POLICY_REQUEST.len()];
+        let mut buffer = [0; FIRST_BYTES];
         let length = sys::peek(stream.as_fd(), &mut buffer)?;
-        match classify(&buffer[..length]) {
-            Some(protocol) => Ok(Sniffed::Protocol(protocol)),
+        let start = &buffer[..length];
+        let mut speaks = |protocol| Ok(Sniffed::Protocol(protocol, look(protocol, start)));
+        match classify(start) {
+            Some(protocol) => speaks(protocol),
             None if length == 0 => Ok(Sniffed::Closed),
-            None if sys::has_finished(stream.as_fd()) => Ok(Sniffed::Protocol(Protocol::Http)),
+            None if sys::has_finished(stream.as_fd()) => speaks(Protocol::Http),
             None => Err(io::ErrorKind::WouldBlock.into()),
         }
     });

@@ -1,15 +1,15 @@
 //! A connected socket of either kind, so that everything after the listener is written once.
 
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use nix::sys::socket::{Shutdown, shutdown};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
-
-use crate::sys;
 
 /// A client's or a target's connection.
 #[derive(Debug)]
@@ -49,12 +49,6 @@ macro_rules! each {
 }
 
 impl Stream {
-    /// A TCP connection, tuned as every leg of ours is.
-    pub(crate) fn from_tcp(stream: TcpStream) -> Self {
-        sys::tune_tcp(stream.as_fd());
-        Self::Tcp(stream)
-    }
-
     /// Both halves, to be used by two directions of one task.
     pub(crate) fn split(&mut self) -> (ReadHalf<'_>, WriteHalf<'_>) {
         match self {
@@ -65,6 +59,22 @@ impl Stream {
             Self::Unix(stream) => {
                 let (read, write) = stream.split();
                 (ReadHalf::Unix(read), WriteHalf::Unix(write))
+            }
+        }
+    }
+
+    /// Reads what is there, of which the first `length` bytes have been looked at, and returns the bytes behind them.
+    pub(crate) async fn read_past(&mut self, length: usize) -> io::Result<Bytes> {
+        let mut left = length;
+        loop {
+            // More than there is as a rule: a read that does not fill its buffer tells the runtime to wait for the next event.
+            let mut buffer = [0; 4096];
+            let mut read = ReadBuf::new(&mut buffer);
+            poll_fn(|cx| Pin::new(&mut *self).poll_read(cx, &mut read)).await?;
+            match read.filled() {
+                [] => return Err(io::ErrorKind::UnexpectedEof.into()),
+                read if read.len() >= left => return Ok(Bytes::copy_from_slice(&read[left..])),
+                read => left -= read.len(),
             }
         }
     }

@@ -6,15 +6,18 @@ use std::ffi::CString;
 use std::fmt;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
 use libc::c_int;
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::Signal;
-use nix::sys::socket::{SetSockOpt, setsockopt, sockopt};
+use nix::sys::socket::{SetSockOpt, SockaddrLike, SockaddrStorage, setsockopt, sockopt};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// A moment in the local time zone, shown as `22/Nov/2026 23:57:32` whatever the locale.
 pub(crate) struct LocalTime(libc::tm);
@@ -82,8 +85,35 @@ pub(crate) fn has_finished(socket: BorrowedFd<'_>) -> bool {
     matches!(nix::poll::poll(&mut poll, PollTimeout::ZERO), Ok(1..))
 }
 
-/// What every TCP leg gets: no delay for small writes, and probes that notice a peer which is gone.
-pub(crate) fn tune_tcp(socket: BorrowedFd<'_>) {
+/// Lets the runtime that this is called in tell when there is something to read or to accept.
+pub(crate) fn watch_for_input(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an owned descriptor is always the same one, and stays open as long as it is owned.
+    Ok(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?)
+}
+
+/// Accepts a connection, which does not block; the address is the peer's.
+pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, SockaddrStorage)> {
+    let mut address = MaybeUninit::<libc::sockaddr_storage>::zeroed();
+    let mut length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+    // SAFETY: there is room for `length` bytes of an address.
+    let accepted = Errno::result(unsafe {
+        libc::accept4(
+            listener.as_raw_fd(),
+            address.as_mut_ptr().cast(),
+            &raw mut length,
+            libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK,
+        )
+    })?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    let accepted = unsafe { OwnedFd::from_raw_fd(accepted) };
+    // SAFETY: the first `length` bytes are an address; a unix socket without a name has a family only.
+    let address = unsafe { SockaddrStorage::from_raw(address.as_ptr().cast(), Some(length)) };
+    let address = address.ok_or(io::ErrorKind::InvalidData)?;
+    Ok((accepted, address))
+}
+
+/// What every TCP leg gets: no delay for small writes, and with `probes` a look from time to time whether the peer is still there.
+pub(crate) fn tune_tcp(socket: BorrowedFd<'_>, probes: bool) {
     fn set<O: SetSockOpt>(socket: BorrowedFd<'_>, option: O, value: &O::Val) {
         if let Err(error) = setsockopt(&socket, option, value) {
             // The peer may be gone already, which the first read tells.
@@ -93,6 +123,9 @@ pub(crate) fn tune_tcp(socket: BorrowedFd<'_>) {
     const IDLE: Duration = Duration::from_secs(60);
     const INTERVAL: Duration = Duration::from_secs(20);
     set(socket, sockopt::TcpNoDelay, &true);
+    if !probes {
+        return;
+    }
     set(socket, sockopt::KeepAlive, &true);
     set(socket, sockopt::TcpKeepIdle, &(IDLE.as_secs() as u32));
     set(
@@ -131,7 +164,7 @@ pub(crate) fn has_capabilities(path: &Path) -> bool {
 /// What went wrong, in the system's words and without Rust's `(os error N)`.
 pub(crate) fn describe(error: &io::Error) -> String {
     match error.raw_os_error() {
-        Some(number) => nix::errno::Errno::from_raw(number).desc().to_owned(),
+        Some(number) => Errno::from_raw(number).desc().to_owned(),
         None => error.to_string(),
     }
 }

@@ -171,7 +171,11 @@ async fn connect_any(candidates: &[SocketAddr], deadline: Instant) -> Result<Str
             Ok(Ok(stream)) if stream.local_addr().ok() == Some(candidate) => {
                 failure.get_or_insert((candidate, io::ErrorKind::ConnectionRefused.into()));
             }
-            Ok(Ok(stream)) => return Ok(Stream::from_tcp(stream)),
+            Ok(Ok(stream)) => {
+                // What is on this machine does not vanish unnoticed.
+                sys::tune_tcp(stream.as_fd(), !candidate.ip().is_loopback());
+                return Ok(Stream::Tcp(stream));
+            }
             Ok(Err(error)) => {
                 failure.get_or_insert((candidate, error));
             }

@@ -59,6 +59,12 @@ impl<'a> Down<'a> {
     /// Runs to the end.
     pub(super) async fn run(mut self) {
         let target_finished = self.carry().await;
+        // Boxed, as is everything that is not the ordinary case: an idle session need not have room for it.
+        Box::pin(self.finish(target_finished)).await;
+    }
+
+    /// Ends the client's side, and drains the target's unless that has ended.
+    async fn finish(mut self, target_finished: bool) {
         if !self.shared.client_is_lost() && self.say_goodbye().await.is_ok() {
             let client = self.client.as_fd().as_raw_fd();
             let stall_limit = self.shared.patience().unwrap_or(STALL_LIMIT);
@@ -84,21 +90,22 @@ impl<'a> Down<'a> {
                 return false;
             }
             let control = self.shared.take_control();
-            if self.write(&control).await.is_err() {
+            if !control.is_empty() && Box::pin(self.write(&control)).await.is_err() {
                 return false;
             }
             let client_had_finished = self.shared.client_has_finished();
             let next_turn = poll_fn(|cx| self.poll_turn(cx, client_had_finished));
             let turn = if client_had_finished {
                 // It went away without a word, so a silent target is not waited for.
-                timeout(EOF_LIMIT, next_turn).await.unwrap_or(Turn::GiveUp)
+                let limited = Box::pin(timeout(EOF_LIMIT, next_turn));
+                limited.await.unwrap_or(Turn::GiveUp)
             } else {
                 next_turn.await
             };
             match turn {
                 Turn::Look => {}
                 Turn::Moved(rest) => {
-                    if self.write(&rest).await.is_err() {
+                    if !rest.is_empty() && Box::pin(self.write(&rest)).await.is_err() {
                         return false;
                     }
                 }

@@ -25,6 +25,7 @@ use std::pin::{Pin, pin};
 use std::task::{Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
@@ -121,7 +122,7 @@ impl fmt::Display for Cause {
 pub(crate) async fn run(
     client: &mut Stream,
     target: &mut Stream,
-    early: &[u8],
+    early: Bytes,
     encoding: Encoding,
     config: SessionConfig,
     phase: watch::Receiver<Phase>,
@@ -195,11 +196,17 @@ pub(crate) async fn answer_close(client: &mut Stream, early: &[u8], encoding: En
 /// Hands the stop on to the session.
 async fn stopped(shared: &Shared, mut phase: watch::Receiver<Phase>) {
     // Without a sender nobody can stop us.
-    if phase
-        .wait_for(|&phase| phase == Phase::Stopping)
-        .await
-        .is_ok()
-    {
+    let observer = phase.clone();
+    let mut told = pin!(phase.wait_for(|&phase| phase == Phase::Stopping));
+    let mut asked = false;
+    let stopped = poll_fn(|cx| {
+        // A task has one waker: until something has changed, asking again would only take the lock that all sessions share.
+        if std::mem::replace(&mut asked, true) && observer.has_changed().is_ok_and(|news| !news) {
+            return Poll::Pending;
+        }
+        told.as_mut().poll(cx)
+    });
+    if stopped.await.is_ok() {
         shared.end(Cause::Stopped, Some(Close::GOING_AWAY));
     }
     pending::<()>().await;

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::shared::Shared;
@@ -58,19 +59,21 @@ impl<'a> Up<'a> {
     }
 
     /// Runs to the end; `early` is what has been read of the client already.
-    pub(super) async fn run(mut self, early: &[u8]) {
+    pub(super) async fn run(mut self, early: Bytes) {
         self.carry(early).await;
         self.shared.end_up();
         self.target.finish();
         self.shared.finish_up();
         if !self.shared.client_is_lost() && !self.shared.client_has_finished() {
-            drain(&mut self.client, self.shared.down_finished()).await;
+            Box::pin(drain(&mut self.client, self.shared.down_finished())).await;
         }
     }
 
     /// Carries payload until the client ends or its time is over.
-    async fn carry(&mut self, early: &[u8]) {
-        let mut turn = poll_fn(|cx| Poll::Ready(self.pass_on(cx, &mut early.to_vec()))).await;
+    async fn carry(&mut self, early: Bytes) {
+        let mut early = Vec::from(early);
+        let mut turn = poll_fn(|cx| Poll::Ready(self.pass_on(cx, &mut early))).await;
+        drop(early);
         loop {
             match turn {
                 Turn::Moved { rest, end } => {
@@ -82,7 +85,10 @@ impl<'a> Up<'a> {
                         self.shared.end(cause, Some(close));
                         self.shared.end_up();
                     }
-                    self.deliver(&rest).await;
+                    if !rest.is_empty() && !self.target_is_deaf {
+                        // Boxed: an idle session need not have room for it.
+                        Box::pin(self.deliver(&rest)).await;
+                    }
                     if end.is_some() {
                         return;
                     }
@@ -155,9 +161,6 @@ impl<'a> Up<'a> {
 
     /// Writes what the target did not take at once; until it does, nothing more is read of the client.
     async fn deliver(&mut self, rest: &[u8]) {
-        if rest.is_empty() || self.target_is_deaf {
-            return;
-        }
         self.shared.set_stalled(true);
         let client = self.client.as_fd();
         let patience = || {
