@@ -51,7 +51,7 @@ pub(crate) async fn handle(
     admit: impl Fn() -> bool,
 ) -> bool {
     let mut phase = handling.phase.clone();
-    // Boxed, so that a session does not carry the room for it along.
+    // Boxed, as are the next steps, so that a session does not carry the room for them along.
     let until_session = Box::pin(become_session(stream, peer, admit));
     let upgraded = tokio::select! {
         biased;
@@ -103,10 +103,12 @@ async fn become_session(
     };
     match sniff::sniff(&stream, HANDSHAKE_LIMIT, look).await {
         Sniffed::Protocol(Protocol::Http, Some((head, session))) => {
-            let early = stream.read_past(head).await.ok()?;
+            // All of it is there, as it was seen.
+            let mut bytes = [0; 2 * sniff::FIRST_BYTES];
+            let length = sys::receive(stream.as_fd(), &mut bytes).ok()?;
             return Some(Upgraded {
+                early: Bytes::copy_from_slice(bytes[..length].get(head..)?),
                 stream,
-                early,
                 session,
             });
         }
@@ -121,7 +123,7 @@ async fn become_session(
             return None;
         }
     }
-    let mut ended = http::serve(stream, peer, HANDSHAKE_LIMIT, admit).await;
+    let mut ended = Box::pin(http::serve(stream, peer, HANDSHAKE_LIMIT, admit)).await;
     match ended.session {
         Some(session) => Some(Upgraded {
             stream: ended.stream,

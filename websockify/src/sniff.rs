@@ -27,7 +27,7 @@ pub(crate) enum Protocol {
 }
 
 /// The first bytes that are looked at: the request of a browser, as a rule.
-const FIRST_BYTES: usize = 2048;
+pub(crate) const FIRST_BYTES: usize = 2048;
 
 /// How the sniffing ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,19 +58,25 @@ pub(crate) async fn sniff<T>(
     limit: Duration,
     mut look: impl FnMut(Protocol, &[u8]) -> T,
 ) -> Sniffed<T> {
-    let first_bytes = stream.when_readable(|| {
+    let mut attempt = || {
         let mut buffer = [0; FIRST_BYTES];
         let length = sys::peek(stream.as_fd(), &mut buffer)?;
         let start = &buffer[..length];
-        let mut speaks = |protocol| Ok(Sniffed::Protocol(protocol, look(protocol, start)));
+        let mut speaks =
+            |protocol| -> io::Result<_> { Ok(Sniffed::Protocol(protocol, look(protocol, start))) };
         match classify(start) {
             Some(protocol) => speaks(protocol),
             None if length == 0 => Ok(Sniffed::Closed),
             None if sys::has_finished(stream.as_fd()) => speaks(Protocol::Http),
             None => Err(io::ErrorKind::WouldBlock.into()),
         }
-    });
-    match tokio::time::timeout(limit, first_bytes).await {
+    };
+    // As a rule the request came right behind the connection.
+    match attempt() {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+        done => return done.unwrap_or(Sniffed::Closed),
+    }
+    match tokio::time::timeout(limit, stream.when_readable(attempt)).await {
         Ok(sniffed) => sniffed.unwrap_or(Sniffed::Closed),
         Err(_) => Sniffed::TimedOut,
     }

@@ -1,12 +1,10 @@
 //! A connected socket of either kind, so that everything after the listener is written once.
 
-use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use nix::sys::socket::{Shutdown, shutdown};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
@@ -59,22 +57,6 @@ impl Stream {
             Self::Unix(stream) => {
                 let (read, write) = stream.split();
                 (ReadHalf::Unix(read), WriteHalf::Unix(write))
-            }
-        }
-    }
-
-    /// Reads what is there, of which the first `length` bytes have been looked at, and returns the bytes behind them.
-    pub(crate) async fn read_past(&mut self, length: usize) -> io::Result<Bytes> {
-        let mut left = length;
-        loop {
-            // More than there is as a rule: a read that does not fill its buffer tells the runtime to wait for the next event.
-            let mut buffer = [0; 4096];
-            let mut read = ReadBuf::new(&mut buffer);
-            poll_fn(|cx| Pin::new(&mut *self).poll_read(cx, &mut read)).await?;
-            match read.filled() {
-                [] => return Err(io::ErrorKind::UnexpectedEof.into()),
-                read if read.len() >= left => return Ok(Bytes::copy_from_slice(&read[left..])),
-                read => left -= read.len(),
             }
         }
     }

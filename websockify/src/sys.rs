@@ -6,7 +6,8 @@ use std::ffi::CString;
 use std::fmt;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
@@ -15,7 +16,10 @@ use libc::c_int;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::Signal;
-use nix::sys::socket::{SetSockOpt, SockaddrLike, SockaddrStorage, setsockopt, sockopt};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SetSockOpt, SockFlag, SockProtocol, SockType, SockaddrLike,
+    SockaddrStorage, setsockopt, sockopt,
+};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -72,8 +76,47 @@ pub(crate) fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usiz
     Ok(nix::sys::socket::recv(
         socket.as_raw_fd(),
         buffer,
-        nix::sys::socket::MsgFlags::MSG_PEEK,
+        MsgFlags::MSG_PEEK,
     )?)
+}
+
+/// Reads what is there, if anything is, without the runtime's knowledge.
+pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    let flags = MsgFlags::MSG_DONTWAIT;
+    Ok(nix::sys::socket::recv(socket.as_raw_fd(), buffer, flags)?)
+}
+
+/// Writes the last bytes before the end of our side, which then travels in the same segment. Returns how many were taken.
+pub(crate) fn send_last(socket: BorrowedFd<'_>, data: &[u8]) -> usize {
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    let more = MsgFlags::from_bits_retain(libc::MSG_MORE);
+    // What went wrong shows when the rest is written.
+    nix::sys::socket::send(socket.as_raw_fd(), data, flags | more).unwrap_or(0)
+}
+
+/// Begins to connect a TCP socket, without delay for small writes. Returns whether it is connected already, as on the same machine; if
+/// not, it becomes writable when it is, or has failed.
+pub(crate) fn connect(address: SocketAddr) -> io::Result<(TcpStream, bool)> {
+    let family = if address.is_ipv6() {
+        AddressFamily::Inet6
+    } else {
+        AddressFamily::Inet
+    };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = nix::sys::socket::socket(family, SockType::Stream, flags, SockProtocol::Tcp)?;
+    tune_tcp(socket.as_fd(), !address.ip().is_loopback());
+    match nix::sys::socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(address)) {
+        Ok(()) => return Ok((socket.into(), true)),
+        Err(Errno::EINPROGRESS) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let mut files = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
+    let done = nix::poll::poll(&mut files, PollTimeout::ZERO) == Ok(1);
+    let stream = TcpStream::from(socket);
+    match if done { stream.take_error()? } else { None } {
+        Some(error) => Err(error),
+        None => Ok((stream, done)),
+    }
 }
 
 /// Whether the peer has ended its side of a connection; data may still wait to be read.

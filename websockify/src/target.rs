@@ -166,16 +166,12 @@ async fn connect_any(candidates: &[SocketAddr], deadline: Instant) -> Result<Str
     for (index, &candidate) in candidates.iter().enumerate() {
         let left = (candidates.len() - index) as u32;
         let share = deadline.saturating_duration_since(Instant::now()) / left;
-        match timeout(share, TcpStream::connect(candidate)).await {
+        match timeout(share, connect_one(candidate)).await {
             // A port of the ephemeral range that nobody listens on can be connected to itself.
             Ok(Ok(stream)) if stream.local_addr().ok() == Some(candidate) => {
                 failure.get_or_insert((candidate, io::ErrorKind::ConnectionRefused.into()));
             }
-            Ok(Ok(stream)) => {
-                // What is on this machine does not vanish unnoticed.
-                sys::tune_tcp(stream.as_fd(), !candidate.ip().is_loopback());
-                return Ok(Stream::Tcp(stream));
-            }
+            Ok(Ok(stream)) => return Ok(Stream::Tcp(stream)),
             Ok(Err(error)) => {
                 failure.get_or_insert((candidate, error));
             }
@@ -191,6 +187,18 @@ async fn connect_any(candidates: &[SocketAddr], deadline: Instant) -> Result<Str
         ))
     })?;
     Err(ConnectError::Connect(candidate, error))
+}
+
+async fn connect_one(address: SocketAddr) -> io::Result<TcpStream> {
+    let (stream, connected) = sys::connect(address)?;
+    let stream = TcpStream::from_std(stream)?;
+    if !connected {
+        stream.writable().await?;
+        if let Some(error) = stream.take_error()? {
+            return Err(error);
+        }
+    }
+    Ok(stream)
 }
 
 async fn connect_unix(path: &Path) -> io::Result<Stream> {

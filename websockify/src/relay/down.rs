@@ -13,6 +13,7 @@ use super::shared::Shared;
 use super::{CLOSE_LIMIT, Cause, EOF_LIMIT, STALL_LIMIT, buffer, drain, while_taking, write_all};
 use crate::log;
 use crate::stream::{ReadHalf, WriteHalf};
+use crate::sys;
 use crate::websocket::frame::{self, HEADER_ROOM};
 use crate::websocket::{Close, Encoding, base64};
 
@@ -233,6 +234,12 @@ impl<'a> Down<'a> {
         if let Some(close) = self.shared.close() {
             frame::append_close(close, &mut frames);
         }
-        self.write(&frames).await
+        let mut sent = 0;
+        if self.shared.up_has_ended() {
+            // The client has had its last word, so ours is followed by the end at once.
+            sent = sys::send_last(self.client.as_fd(), &frames);
+            self.shared.note_written(sent);
+        }
+        self.write(&frames[sent..]).await
     }
 }

@@ -195,6 +195,11 @@ impl Shared {
         self.state().up_ended = true;
     }
 
+    /// Whether [`Shared::end_up`] was called.
+    pub(super) fn up_has_ended(&self) -> bool {
+        self.state().up_ended
+    }
+
     /// Waits for [`Shared::end_up`].
     pub(super) async fn up_ended(&self) {
         self.wait_for(|state| state.up_ended).await;
