@@ -89,6 +89,8 @@ pub fn run(config: Config) -> Result<u8> {
             Wrapped::new(wrap, old_port, bound.address().to_string())
         })
         .transpose()?;
+    // Only now: what is wrapped may not expect so many.
+    sys::raise_descriptor_limit();
     let runtime = workers::runtime().context("cannot start the runtime")?;
     let result = runtime.block_on(async {
         let mut signals = Signals::new(wrapped.is_some()).context("cannot take signals")?;

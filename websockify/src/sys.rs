@@ -15,6 +15,7 @@ use std::time::Duration;
 use libc::c_int;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SetSockOpt, SockFlag, SockProtocol, SockType, SockaddrLike,
@@ -176,6 +177,15 @@ pub(crate) fn tune_tcp(socket: BorrowedFd<'_>, probes: bool) {
         sockopt::TcpKeepInterval,
         &(INTERVAL.as_secs() as u32),
     );
+}
+
+/// Permits this process as many descriptors as it may permit itself; each session takes two.
+pub(crate) fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::debug!("cannot raise the limit of descriptors: {}", error.desc());
+    }
 }
 
 /// Whether this process was started with `signal` ignored, as under `nohup`.

@@ -64,6 +64,71 @@ fn a_killed_guard_ends_the_program_and_the_bridge_says_so() {
 }
 
 #[test]
+fn a_guard_that_is_killed_or_stopped_while_the_program_ends_does_not_keep_it_alive() {
+    for (signal, status) in [(Signal::SIGKILL, 0), (Signal::SIGSTOP, 0)] {
+        let mut server = wrap_script(&[], "stubborn", "PORT");
+        round_trip(server.address());
+        let mark = format!("wrapped.py stubborn {}", server.address().port());
+        let guard = children(server.pid())[0];
+        server.signal(Signal::SIGTERM);
+        server.wait_for_line("Client closed connection");
+        kill(guard, signal).unwrap();
+        assert_eq!(server.wait().code(), Some(status), "{signal}");
+        _ = kill(guard, Signal::SIGCONT);
+        wait_until("the program to go", || {
+            processes_with(&mark).is_empty().then_some(())
+        });
+    }
+}
+
+#[test]
+fn a_stop_is_heard_while_the_guard_does_not_answer() {
+    let mut server = wrap_script(&["--wrap-mode=respawn"], "exit_with", "1");
+    server.wait_for_line("exited with status 1");
+    let guard = children(server.pid())[0];
+    kill(guard, Signal::SIGSTOP).unwrap();
+    server.wait_for_line("Starting '");
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait().code(), Some(0));
+    kill(guard, Signal::SIGCONT).unwrap();
+}
+
+#[test]
+fn the_end_of_the_program_is_noticed_though_whoever_started_us_ignores_it() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let launcher = [
+        "python3",
+        "-c",
+        "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execvp(sys.argv[1], sys.argv[1:])",
+    ];
+    let mut server = Server::through(&launcher, listener, &["--", "sh", "-c", "exit 3"]);
+    assert_eq!(server.wait().code(), Some(3));
+}
+
+#[test]
+fn many_processes_that_end_at_once_are_not_taken_for_ones_that_do_not() {
+    let script = "for i in $(seq 500); do sleep 1000 & done; echo ready >&2; wait";
+    let mut server = crate::wrapping::wrap(&[], &["sh", "-c", script]);
+    server.wait_for_line("ready");
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait().code(), Some(0));
+    assert!(!server.rest_of_log().contains("cannot be ended"));
+}
+
+#[test]
+fn a_process_namespace_that_proc_does_not_show_is_refused() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let launcher = ["unshare", "--map-root-user", "--pid", "--fork"];
+    let mut server = Server::through(&launcher, listener, &["--", "sleep", "1000"]);
+    assert_eq!(server.wait().code(), Some(1));
+    assert!(
+        server
+            .rest_of_log()
+            .contains("/proc shows the processes of another namespace")
+    );
+}
+
+#[test]
 fn the_guard_has_a_name_of_its_own_and_no_other_signal_ends_it() {
     let server = wrap_script(&[], "echo", "PORT");
     round_trip(server.address());

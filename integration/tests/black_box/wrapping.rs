@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use integration::{Client, Server, listeners_on, run_to_end, wait_until};
+use integration::{Client, Server, compile, listeners_on, run_to_end, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -293,6 +293,25 @@ fn no_zombies_of(server: &Server) -> bool {
             (fields[1] == server.pid().to_string()).then(|| fields[0].clone())
         });
     children.into_iter().all(|state| state != "Z")
+}
+
+#[test]
+fn a_program_that_serves_one_client_in_no_time_is_there_for_the_next_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let program = compile(directory.path(), "once", "cc", &[]);
+    let mut server = wrap(
+        &["--wrap-mode=respawn"],
+        &[program.to_str().unwrap(), "PORT"],
+    );
+    for _ in 0..60 {
+        let mut client = Client::connect(server.address());
+        assert_eq!(client.read_to_close().0, b"once\n");
+        client.send_close(1000);
+        client.expect_end();
+    }
+    server.signal(Signal::SIGTERM);
+    let log = server.rest_of_log();
+    assert!(!log.contains("starting it again in"), "{log}");
 }
 
 #[test]

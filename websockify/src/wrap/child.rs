@@ -17,9 +17,13 @@ const KILL_LIMIT: Duration = Duration::from_millis(500);
 /// A change of a process's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
-    /// It has ended.
+    /// The program was started.
+    Started(Pid),
+    /// It could not be.
+    Failed(Errno),
+    /// A process has ended.
     Ended(Pid, Exit),
-    /// It was stopped by the signal of this number.
+    /// A process was stopped by the signal of this number.
     Stopped(Pid, i32),
     /// None is left.
     AllEnded,
@@ -108,10 +112,8 @@ pub(super) struct Ending {
 pub(super) enum Step {
     /// To look again soon.
     Wait,
-    /// Nothing: none is left.
-    Done,
-    /// Nothing: these do not end.
-    GaveUp(Vec<Pid>),
+    /// Nothing: they do not end.
+    GaveUp,
 }
 
 impl Ending {
@@ -130,10 +132,7 @@ impl Ending {
     }
 
     /// Tells the processes that are `left` to end, as far as they have not been told. What they start meanwhile is told as well.
-    pub(super) fn step(&mut self, left: Vec<Pid>) -> Step {
-        if left.is_empty() {
-            return Step::Done;
-        }
+    pub(super) fn step(&mut self, left: &[Pid]) -> Step {
         let now = Instant::now();
         if self.deadline.is_some_and(|deadline| now >= deadline) {
             self.signals.pop();
@@ -141,10 +140,10 @@ impl Ending {
             self.told.clear();
         }
         let Some(&(signal, limit)) = self.signals.last() else {
-            return Step::GaveUp(left);
+            return Step::GaveUp;
         };
         self.deadline.get_or_insert(now + limit);
-        for pid in left {
+        for &pid in left {
             if !self.told.contains(&pid) {
                 // One that is gone is fine. A stopped one has to go on to notice.
                 _ = signal::kill(pid, signal);

@@ -24,10 +24,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, sendmsg, socketpair};
 use nix::sys::wait::waitpid;
@@ -102,9 +102,9 @@ impl Event {
     }
 }
 
-/// The bridge's end: a guard that waits for orders.
+/// A guard that waits to be attached to a runtime.
 #[derive(Debug)]
-pub(super) struct Guard {
+pub(super) struct Unattached {
     pid: Pid,
     channel: Channel,
     /// Where the listener of a seccomp filter arrives, and what it is for.
@@ -113,9 +113,13 @@ pub(super) struct Guard {
     strangers: Vec<Pid>,
 }
 
-impl Guard {
+impl Unattached {
     /// Forks a guard that will start `command`, moved by `method`. No other thread may run.
     pub(super) fn new(command: &[OsString], method: &Method) -> Result<Self> {
+        ensure!(
+            proc::is_ours(),
+            "cannot wrap a program: /proc shows the processes of another namespace; mount it anew (unshare --mount-proc)"
+        );
         Self::fork(command, method).context("cannot start the process that guards the program")
     }
 
@@ -150,8 +154,8 @@ impl Guard {
                 strangers,
             }),
             ForkResult::Child => {
-                let watch = || Watch::new(theirs, command.to_vec(), rule, asked)?.run();
-                let done = catch_unwind(AssertUnwindSafe(watch)).is_ok_and(|result| result.is_ok());
+                let guard = || Guard::new(theirs, command.to_vec(), rule, asked)?.run();
+                let done = catch_unwind(AssertUnwindSafe(guard)).is_ok_and(|result| result.is_ok());
                 // SAFETY: nothing of the parent's is to be run, flushed or dropped here.
                 unsafe { libc::_exit(i32::from(!done)) }
             }
@@ -159,9 +163,9 @@ impl Guard {
     }
 
     /// Attaches it to the runtime that this is called in.
-    pub(super) fn attach(self) -> io::Result<Attached> {
+    pub(super) fn attach(self) -> io::Result<Handle> {
         self.channel.set_nonblocking(true)?;
-        Ok(Attached {
+        Ok(Handle {
             pid: self.pid,
             channel: UnixDatagram::from_std(self.channel)?,
             questions: self.questions,
@@ -170,46 +174,42 @@ impl Guard {
     }
 }
 
-/// A guard in a runtime.
+/// What the bridge knows the guard by.
 #[derive(Debug)]
-pub(super) struct Attached {
-    /// The guard's own process.
-    pub(super) pid: Pid,
+pub(super) struct Handle {
+    pid: Pid,
     channel: UnixDatagram,
     questions: Option<(UnixStream, Rule)>,
     strangers: Vec<Pid>,
 }
 
-impl Attached {
-    /// Starts the program, with the shim at this path, and returns its process.
-    pub(super) async fn start(&self, shim: &Path) -> io::Result<Pid> {
+impl Handle {
+    /// Has the program started, with the shim at this path; [`Change::Started`] or [`Change::Failed`] tells what came of it.
+    pub(super) async fn start(&self, shim: &Path) -> io::Result<()> {
         // An empty message would be the end of the channel.
         let order = [b"+", shim.as_os_str().as_bytes()].concat();
-        self.channel.send(&order).await?;
-        let started = loop {
-            match self.receive().await? {
-                Event::Started(pid) => break Ok(pid),
-                Event::Failed(error) => break Err(error.into()),
-                // Of an earlier start.
-                Event::Changed(..) | Event::AllEnded => {}
-            }
-        };
-        if let Some((channel, rule)) = &self.questions {
-            // It was sent before the program began. Until it is heard, a bind waits; if that fails, a bind fails.
-            let heard = seccomp::supervise(channel, *rule);
-            // Of a program that did not begin, there may be one or none.
-            return started.and_then(|pid| heard.map(|()| pid));
-        }
-        started
+        self.channel.send(&order).await.map(drop)
+    }
+
+    /// Answers for the filter of a program that was started, or that failed to be.
+    pub(super) fn supervise(&self) -> io::Result<()> {
+        // The listener was sent before the program began. Until it is heard, a bind waits; if that fails, a bind fails.
+        self.questions
+            .as_ref()
+            .map_or(Ok(()), |(channel, rule)| seccomp::supervise(channel, *rule))
     }
 
     /// The next change of the program's processes; an error when the guard is gone. May be dropped and called again.
     pub(super) async fn change(&self) -> io::Result<Change> {
         loop {
-            let change = match self.receive().await? {
+            let mut bytes = [0; Event::LENGTH];
+            let length = self.channel.recv(&mut bytes).await?;
+            let event = Event::decode(&bytes[..length]).ok_or(io::ErrorKind::UnexpectedEof)?;
+            let change = match event {
+                Event::Started(pid) => Some(Change::Started(pid)),
+                Event::Failed(error) => Some(Change::Failed(error)),
                 Event::Changed(pid, status) => Change::new(pid, status),
                 Event::AllEnded => Some(Change::AllEnded),
-                Event::Started(_) | Event::Failed(_) => None,
             };
             if let Some(change) = change {
                 return Ok(change);
@@ -217,31 +217,22 @@ impl Attached {
         }
     }
 
-    async fn receive(&self) -> io::Result<Event> {
-        let mut bytes = [0; Event::LENGTH];
-        let length = self.channel.recv(&mut bytes).await?;
-        Event::decode(&bytes[..length]).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
-    }
-
-    /// The processes of the program: children before grandchildren. One that was started just now may be missing.
+    /// The processes of the program, whoever of us two has adopted them: children before grandchildren. One that was started
+    /// just now may be missing, one that has ended just now may be there.
     pub(super) fn processes(&self) -> Vec<Pid> {
-        proc::descendants(self.pid)
-    }
-
-    /// What this process has adopted since the guard is gone.
-    pub(super) fn orphans(&self) -> Vec<Pid> {
         let spared: Vec<Pid> = self
             .strangers
             .iter()
             .flat_map(|&stranger| [vec![stranger], proc::descendants(stranger)].concat())
+            .chain([self.pid])
             .collect();
-        let mut orphans = proc::descendants(Pid::this());
-        orphans.retain(|pid| !spared.contains(pid));
-        orphans
+        let mut processes = proc::descendants(Pid::this());
+        processes.retain(|pid| !spared.contains(pid));
+        processes
     }
 }
 
-impl Drop for Attached {
+impl Drop for Handle {
     /// Lets the guard end, which ends what is left of the program, and waits for that; for a bounded time.
     fn drop(&mut self) {
         // It fails only when the guard is gone.
@@ -270,7 +261,7 @@ impl Drop for Attached {
 }
 
 /// The guard itself.
-struct Watch {
+struct Guard {
     channel: Channel,
     changes: SignalFd,
     command: Vec<OsString>,
@@ -280,7 +271,7 @@ struct Watch {
     filter: Option<(Filter, UnixStream)>,
 }
 
-impl Watch {
+impl Guard {
     fn new(
         channel: OwnedFd,
         command: Vec<OsString>,
@@ -290,6 +281,9 @@ impl Watch {
         // A group of its own: what is sent to ours, by a terminal or by `kill %1`, does not reach it.
         setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
+        // Where it is ignored, the kernel reaps by itself and tells nobody.
+        // SAFETY: the default disposition runs no handler.
+        unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) }?;
         // SAFETY: this takes one number.
         unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
         rename();
@@ -314,23 +308,25 @@ impl Watch {
 
     /// Starts and reports until the bridge is gone; then ends everything.
     fn run(&self) -> io::Result<()> {
+        let result = self.serve();
+        self.end();
+        result
+    }
+
+    fn serve(&self) -> io::Result<()> {
         let mut order = vec![0; MAX_ORDER];
         loop {
             let ready = self.wait(PollTimeout::NONE)?;
             if !self.report() {
-                break;
+                return Ok(());
             }
             if ready {
-                match self.channel.recv(&mut order) {
-                    Ok(length @ 1..) => {
-                        self.start(Path::new(OsStr::from_bytes(&order[1..length])));
-                    }
-                    Ok(0) | Err(_) => break,
+                match self.channel.recv(&mut order)? {
+                    0 => return Ok(()),
+                    length => self.start(Path::new(OsStr::from_bytes(&order[1..length]))),
                 }
             }
         }
-        self.end();
-        Ok(())
     }
 
     /// Waits for an order (true) or a change of a process, at most so long.
@@ -405,11 +401,12 @@ impl Watch {
     fn end(&self) {
         let mut ending = Ending::new(Signal::SIGTERM);
         loop {
-            reap(|_, _| ());
-            match ending.step(proc::descendants(Pid::this())) {
-                Step::Wait => _ = self.wait_for_change(),
-                Step::Done | Step::GaveUp(_) => return,
+            // All that is left is below us, so without children nothing is.
+            let left = reap(|_, _| ());
+            if !left || ending.step(&proc::descendants(Pid::this())) == Step::GaveUp {
+                return;
             }
+            _ = self.wait_for_change();
         }
     }
 

@@ -43,7 +43,7 @@ use crate::cli::WrapMethod;
 use crate::config::WrapConfig;
 use crate::sys;
 
-use guard::Guard;
+use guard::Unattached;
 pub(crate) use inspect::Obstacle;
 use listening::Listener;
 pub(crate) use listening::{Acceptance, acceptance};
@@ -56,7 +56,7 @@ use supervisor::Supervisor;
 #[derive(Debug)]
 pub(crate) struct Wrapped {
     program: Program,
-    guard: Guard,
+    guard: Unattached,
 }
 
 /// A program, how it is moved, and what is known of it.
@@ -157,7 +157,7 @@ struct Inner {
     state: watch::Sender<State>,
     /// A client was refused, so the state may be out of date.
     doubt: Notify,
-    /// Whether a client was connected since the program was started.
+    /// Whether a client was connected since the program was last asked for that.
     served: AtomicBool,
 }
 
@@ -232,6 +232,15 @@ impl Status {
     /// Notes that the program serves a client.
     pub(crate) fn note_service(&self) {
         self.0.served.store(true, Ordering::Relaxed);
+        // The program may have ended over it already.
+        if self.get() != State::Listening {
+            self.0.doubt.notify_one();
+        }
+    }
+
+    /// Whether the program served a client since this was last asked.
+    fn has_served(&self) -> bool {
+        self.0.served.swap(false, Ordering::Relaxed)
     }
 
     /// Waits, for a client that was refused, until the program listens (true) or is gone for good (false).
@@ -312,7 +321,7 @@ impl Wrapped {
             doubt: Notify::new(),
             served: AtomicBool::new(false),
         }));
-        let guard = Guard::new(&config.command, &method)?;
+        let guard = Unattached::new(&config.command, &method)?;
         let program = Program {
             config,
             method,

@@ -141,6 +141,10 @@ fn prepare(directory: &Path) -> Result<()> {
         ours && metadata.mode() & 0o022 == 0,
         "it belongs to somebody else"
     );
+    ensure!(
+        metadata.mode() & 0o055 == 0o055,
+        "other users cannot read it"
+    );
     Ok(())
 }
 

@@ -84,14 +84,20 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
     Some((metadata.dev(), metadata.ino()))
 }
 
-/// All processes below `root`, children before grandchildren.
+/// Whether `/proc` shows the processes that we know by their numbers: not so in a process namespace that has not mounted its own.
+pub(super) fn is_ours() -> bool {
+    fs::read_link("/proc/self")
+        .is_ok_and(|link| link.as_os_str() == Pid::this().to_string().as_str())
+}
+
+/// All processes below `root` that have not ended, children before grandchildren.
 pub(super) fn descendants(root: Pid) -> Vec<Pid> {
     let processes: Vec<(Pid, Pid)> = fs::read_dir("/proc")
         .into_iter()
         .flatten()
         .filter_map(|entry| {
             let pid = entry.ok()?.file_name().to_str()?.parse().ok()?;
-            Some((Pid::from_raw(pid), parent(pid)?))
+            Some((Pid::from_raw(pid), living_parent(pid)?))
         })
         .collect();
     let mut family = vec![root];
@@ -109,26 +115,27 @@ pub(super) fn descendants(root: Pid) -> Vec<Pid> {
     family.split_off(1)
 }
 
-/// The parent of a process.
-fn parent(pid: i32) -> Option<Pid> {
-    stat_field(pid, 1)?.parse().ok().map(Pid::from_raw)
+/// The parent of a process that has not ended.
+fn living_parent(pid: i32) -> Option<Pid> {
+    let fields = stat(pid)?;
+    let mut fields = fields.split_ascii_whitespace();
+    let state = fields.next()?;
+    let parent = fields.next()?.parse().ok().map(Pid::from_raw);
+    parent.filter(|_| !["Z", "X"].contains(&state))
 }
 
 /// Where this process's command line is in its memory: the first byte, and the one behind the last.
 pub(super) fn command_line_range() -> Option<(usize, usize)> {
-    let field = |index| stat_field(Pid::this().as_raw(), index)?.parse().ok();
-    Some((field(45)?, field(46)?))
+    let fields = stat(Pid::this().as_raw()).filter(|_| is_ours())?;
+    let mut fields = fields.split_ascii_whitespace().skip(45);
+    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
 }
 
-/// A field of a process's `stat` after the command, which may hold anything, blanks and parentheses included.
-fn stat_field(pid: i32, index: usize) -> Option<String> {
-    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+/// The fields of a process's `stat` after the command, which may hold anything, blanks and parentheses included.
+fn stat(pid: i32) -> Option<String> {
+    let mut stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
     let after_command = stat.iter().rposition(|&byte| byte == b')')?;
-    let fields = std::str::from_utf8(&stat[after_command + 1..]).ok()?;
-    fields
-        .split_ascii_whitespace()
-        .nth(index)
-        .map(str::to_owned)
+    String::from_utf8(stat.split_off(after_command + 1)).ok()
 }
 
 /// Whether a process has one of these sockets open; also when we may not look, since then it may.
@@ -156,7 +163,7 @@ pub(super) fn may_hold(pid: Pid, sockets: &[Listener]) -> bool {
 
 /// Whether a process has ended, and waits to be reaped.
 fn is_zombie(pid: Pid) -> bool {
-    stat_field(pid.as_raw(), 0).is_some_and(|state| state == "Z")
+    stat(pid.as_raw()).is_some_and(|stat| stat.starts_with(" Z"))
 }
 
 #[cfg(test)]
@@ -193,7 +200,7 @@ mod tests {
             assert!(family.contains(&child_pid));
             if let Some(grandchild) = family
                 .into_iter()
-                .find(|pid| parent(pid.as_raw()) == Some(child_pid))
+                .find(|pid| living_parent(pid.as_raw()) == Some(child_pid))
             {
                 break grandchild;
             }

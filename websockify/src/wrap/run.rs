@@ -7,7 +7,7 @@ use nix::unistd::Pid;
 use tokio::time::Instant;
 
 use super::child::{self, Exit};
-use super::guard::Attached;
+use super::guard::Handle;
 use super::listening::{self, Listener};
 use super::{Program, State, proc};
 use crate::cli::WrapMode;
@@ -90,7 +90,7 @@ impl Run {
     }
 
     /// Brings what is known of the listening sockets up to date, if that is of interest now.
-    pub(super) fn look_for_listeners(&mut self, program: &mut Program, guard: &Attached) {
+    pub(super) fn look_for_listeners(&mut self, program: &mut Program, guard: &Handle) {
         let status = &program.status;
         if status.get() == State::Listening && self.exit.is_none() {
             return;
@@ -134,7 +134,7 @@ impl Run {
     }
 
     /// Says once, when its time is over, that the program does not listen where it should.
-    fn complain(&mut self, program: &Program, guard: &Attached) {
+    fn complain(&mut self, program: &Program, guard: &Handle) {
         if self.ready.is_some()
             || self.complained
             || self.started.elapsed() < program.config.timeout
@@ -223,7 +223,7 @@ impl Run {
 }
 
 /// The processes of the program that have one of these sockets.
-pub(super) fn holders(listeners: &[Listener], guard: &Attached) -> Vec<Pid> {
+pub(super) fn holders(listeners: &[Listener], guard: &Handle) -> Vec<Pid> {
     if listeners.is_empty() {
         return Vec::new();
     }

@@ -306,6 +306,10 @@ impl Supervisor {
         };
         let socket = match take_file(notification.pid, file) {
             Ok(socket) => socket,
+            // The program gets to know what we lack.
+            Err(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM) => {
+                return Answer::Done(Err(Errno::ENOBUFS));
+            }
             Err(error) => {
                 if !std::mem::replace(&mut self.warned, true) && error != Errno::EBADF {
                     tracing::warn!(
@@ -426,7 +430,8 @@ fn read_memory(pid: u32, address: u64, length: usize) -> Option<Vec<u8>> {
 
 /// Our own descriptor for a file that a thread of another process has open.
 fn take_file(thread: u32, file: c_int) -> nix::Result<OwnedFd> {
-    let status = fs::read_to_string(format!("/proc/{thread}/status")).map_err(|_| Errno::ESRCH)?;
+    let status = fs::read_to_string(format!("/proc/{thread}/status"))
+        .map_err(|error| error.raw_os_error().map_or(Errno::ESRCH, Errno::from_raw))?;
     let process = status
         .lines()
         .find_map(|line| line.strip_prefix("Tgid:")?.trim().parse::<c_int>().ok());

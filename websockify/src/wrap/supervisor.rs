@@ -4,7 +4,6 @@
 //! when it is time to look again; then it looks at what is, and acts on that.
 
 use std::fs::File;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -13,10 +12,10 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getpgid, getpgrp};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::child::{self, Change, Ending, Exit, Step};
-use super::guard::{Attached, Guard};
+use super::guard::{Handle, Unattached};
 use super::run::{Run, holders, stop_self};
 use super::{Order, Program, State, inspect, preload};
 use crate::cli::WrapMode;
@@ -34,6 +33,8 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 const STABLE: Duration = Duration::from_secs(10);
 /// The pauses before a program that is not stable is started again: they double from the first to the second.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// How long after the end of a program a client may tell that it was served.
+const SECOND_THOUGHT: Duration = Duration::from_millis(100);
 /// How often processes that are being ended are looked at.
 const END_INTERVAL: Duration = Duration::from_millis(10);
 
@@ -43,7 +44,7 @@ const INTERRUPTED: u8 = 130;
 /// Keeps the program in view.
 pub(super) struct Supervisor {
     program: Program,
-    guard: Attached,
+    guard: Handle,
     /// Children of our own have ended: the guard, or what we adopted as the first process of a container.
     ended: tokio::signal::unix::Signal,
     stage: Stage,
@@ -53,6 +54,8 @@ pub(super) struct Supervisor {
     pause: Duration,
     /// Whether it was said why a program may end that was not seen to listen.
     hinted: bool,
+    /// Whether it was started at all.
+    began: bool,
     /// Whether everything is about to end.
     stopping: bool,
     /// Told when the program has ended for good; used up then.
@@ -61,16 +64,22 @@ pub(super) struct Supervisor {
 
 /// How far the program is.
 enum Stage {
+    /// The guard was told to start it.
+    Starting,
     /// It runs, or what it left behind does.
     Running(Run),
-    /// It is started again then.
-    Pausing(Instant),
+    /// It is started again at the second of these times; the first is when that is said, unless a client was served after all.
+    Pausing(Option<Instant>, Instant),
     /// It has ended and is not started again.
     Over,
 }
 
 impl Supervisor {
-    pub(super) fn new(program: Program, guard: Guard, gone: oneshot::Sender<u8>) -> Result<Self> {
+    pub(super) fn new(
+        program: Program,
+        guard: Unattached,
+        gone: oneshot::Sender<u8>,
+    ) -> Result<Self> {
         Ok(Self {
             program,
             guard: guard.attach().context("cannot reach the guard")?,
@@ -79,6 +88,7 @@ impl Supervisor {
             shim_lock: None,
             pause: PAUSES.0,
             hinted: false,
+            began: false,
             stopping: false,
             gone: Some(gone),
         })
@@ -101,7 +111,7 @@ impl Supervisor {
                     }
                 },
                 change = self.guard.change() => match change {
-                    Ok(change) => self.note(change),
+                    Ok(change) => self.note(change)?,
                     Err(_) => return self.abandon().await,
                 },
                 _ = self.ended.recv() => drop(child::reap(|_, _| ())),
@@ -112,27 +122,22 @@ impl Supervisor {
         }
     }
 
-    /// Starts the program.
+    /// Has the program started.
     async fn start(&mut self) -> Result<()> {
-        let status = &self.program.status;
-        tracing::info!("Starting '{}'", status.0.command);
-        status.0.served.store(false, Ordering::Relaxed);
+        tracing::info!("Starting '{}'", self.program.status.0.command);
         let shim = self.program.method.shim()?;
         self.shim_lock = preload::lock(&shim);
-        let leader = self
-            .guard
-            .start(&shim)
-            .await
-            .map_err(|error| inspect::unstartable(&error, &self.program.config.command[0]))?;
-        self.stage = Stage::Running(Run::new(leader));
+        self.stage = Stage::Starting;
+        // That it is gone shows when it is listened to.
+        _ = self.guard.start(&shim).await;
         Ok(())
     }
 
     /// When to look again without anything having happened.
     fn next_look(&self) -> Option<Instant> {
         match &self.stage {
-            Stage::Over => None,
-            Stage::Pausing(until) => (!self.stopping).then_some(*until),
+            Stage::Over | Stage::Starting => None,
+            Stage::Pausing(told, until) => (!self.stopping).then_some(told.unwrap_or(*until)),
             Stage::Running(run) => {
                 let status = &self.program.status;
                 let wanted = run.ready.is_none() || status.is_awaited();
@@ -149,20 +154,43 @@ impl Supervisor {
         }
     }
 
-    /// Takes note of a process that has ended or stopped.
-    fn note(&mut self, change: Change) {
-        if let Stage::Running(run) = &mut self.stage {
-            match change {
-                Change::Ended(pid, exit) => run.note_end(pid, exit),
-                Change::Stopped(pid, signal) => run.note_stop(pid, signal),
-                Change::AllEnded => run.any_left = false,
+    /// Takes note of what has become of the program's processes.
+    ///
+    /// # Errors
+    /// It could not be started in the first place.
+    fn note(&mut self, change: Change) -> Result<()> {
+        match (change, &mut self.stage) {
+            (Change::Started(leader), _) => {
+                self.began = true;
+                self.stage = Stage::Running(Run::new(leader));
+                if let Err(error) = self.guard.supervise() {
+                    tracing::error!("cannot answer the program's filter: {error}");
+                    child::signal_group(leader, Signal::SIGKILL);
+                }
             }
+            (Change::Failed(error), _) => {
+                // A filter without a program wants to be closed.
+                _ = self.guard.supervise();
+                let command = &self.program.config.command;
+                let error = inspect::unstartable(&error.into(), &command[0]);
+                if !self.began {
+                    return Err(error.into());
+                }
+                tracing::error!("{error}");
+                self.start_later(false);
+            }
+            (Change::Ended(pid, exit), Stage::Running(run)) => run.note_end(pid, exit),
+            (Change::Stopped(pid, signal), Stage::Running(run)) => run.note_stop(pid, signal),
+            (Change::AllEnded, Stage::Running(run)) => run.any_left = false,
+            // Of an earlier start.
+            (Change::Ended(..) | Change::Stopped(..) | Change::AllEnded, _) => {}
         }
+        Ok(())
     }
 
     /// Ends what the guard has left behind, which somebody has killed.
     async fn abandon(&mut self) -> Result<()> {
-        self.end_processes(Signal::SIGTERM, Attached::orphans).await;
+        self.end_processes(Signal::SIGTERM, Handle::processes).await;
         bail!(
             "the process that guards the wrapped program was killed, and so the program was ended"
         )
@@ -170,10 +198,22 @@ impl Supervisor {
 
     /// Looks at the program, and acts on what is seen.
     async fn look(&mut self) {
+        let status = &self.program.status;
         match &mut self.stage {
-            Stage::Over => {}
-            Stage::Pausing(until) if Instant::now() < *until || self.stopping => {}
-            Stage::Pausing(_) => {
+            Stage::Over | Stage::Starting => {}
+            Stage::Pausing(..) if self.stopping => {}
+            Stage::Pausing(told, until) => {
+                let now = Instant::now();
+                // A client that it served may tell so only after its end.
+                if status.has_served() {
+                    self.pause = PAUSES.0;
+                } else if now < *until {
+                    if told.take_if(|told| *told <= now).is_some() {
+                        let pause = (*until - now).as_secs_f64().ceil();
+                        tracing::info!("starting it again in {pause} s");
+                    }
+                    return;
+                }
                 if let Err(error) = self.start().await {
                     tracing::error!("{error:#}");
                     self.start_later(false);
@@ -202,7 +242,8 @@ impl Supervisor {
         if self.stopping {
             return status.set(State::Gone);
         }
-        if run.ready.is_none() && !std::mem::replace(&mut self.hinted, true) {
+        let failed = run.ready.is_none() && exit != Exit::Status(0);
+        if failed && !std::mem::replace(&mut self.hinted, true) {
             tracing::info!(
                 "it was not seen to listen; port {} is moved {}: if it could not bind that, {}",
                 self.program.old_port,
@@ -215,8 +256,8 @@ impl Supervisor {
         match self.program.config.mode {
             WrapMode::Respawn if !interrupted => {
                 status.set(State::Starting);
-                let served = status.0.served.load(Ordering::Relaxed);
-                let stable = served || run.ready.is_some_and(|ready| ready.elapsed() >= STABLE);
+                let stable =
+                    status.has_served() || run.ready.is_some_and(|ready| ready.elapsed() >= STABLE);
                 self.end_processes(Signal::SIGTERM, |guard| holders(&run.listeners, guard))
                     .await;
                 self.start_later(stable);
@@ -239,11 +280,11 @@ impl Supervisor {
     fn start_later(&mut self, stable: bool) {
         if stable {
             self.pause = PAUSES.0;
-            self.stage = Stage::Pausing(Instant::now());
+            self.stage = Stage::Pausing(None, Instant::now());
             return;
         }
-        tracing::info!("starting it again in {} s", self.pause.as_secs());
-        self.stage = Stage::Pausing(Instant::now() + self.pause);
+        let now = Instant::now();
+        self.stage = Stage::Pausing(Some(now + SECOND_THOUGHT), now + self.pause);
         self.pause = (self.pause * 2).min(PAUSES.1);
     }
 
@@ -281,25 +322,36 @@ impl Supervisor {
         if let Stage::Running(run) = &self.stage {
             terminal::take_back(run.leader);
         }
-        self.end_processes(signal, Attached::processes).await;
+        self.end_processes(signal, Handle::processes).await;
     }
 
-    /// Ends the processes that `which` names, time and again, beginning with this signal.
-    async fn end_processes(&mut self, signal: Signal, which: impl Fn(&Attached) -> Vec<Pid>) {
+    /// Ends the processes that `which` names, time and again, beginning with this signal, until it names none or the last one of
+    /// the program has ended.
+    async fn end_processes(&mut self, signal: Signal, which: impl Fn(&Handle) -> Vec<Pid>) {
         let mut ending = Ending::new(signal);
+        // Right after a look a process may have been there that was not seen; that none was seen twice says that none is left.
+        let mut unseen = 0;
         loop {
             child::reap(|_, _| ());
-            match ending.step(which(&self.guard)) {
-                // What they become meanwhile is of no interest.
-                Step::Wait => match timeout(END_INTERVAL, self.guard.change()).await {
-                    Ok(Ok(_)) | Err(_) => {}
-                    Ok(Err(_)) => sleep(END_INTERVAL).await,
-                },
-                Step::Done => return,
-                Step::GaveUp(left) => {
-                    return tracing::warn!(
-                        "processes {left:?} of the wrapped program cannot be ended"
-                    );
+            let left = which(&self.guard);
+            unseen = if left.is_empty() { unseen + 1 } else { 0 };
+            if unseen == 2 {
+                return;
+            }
+            if ending.step(&left) == Step::GaveUp {
+                let (some, all) = (&left[..left.len().min(10)], left.len());
+                return tracing::warn!(
+                    "{all} processes of the wrapped program cannot be ended, among them {some:?}"
+                );
+            }
+            let until = Instant::now() + END_INTERVAL;
+            loop {
+                match timeout_at(until, self.guard.change()).await {
+                    Ok(Ok(Change::AllEnded)) => return,
+                    Ok(Ok(_)) => {}
+                    // The guard is gone.
+                    Ok(Err(_)) => break sleep_until(until).await,
+                    Err(_) => break,
                 }
             }
         }
