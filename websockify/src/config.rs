@@ -77,7 +77,39 @@ pub struct SessionConfig {
     pub heartbeat: Option<Duration>,
     /// Whether each transfer is marked on stderr.
     pub traffic: bool,
+    /// Which way payload takes to the client.
+    pub path: PathChoice,
 }
+
+/// Which way payload takes to the client, where there is a choice. For tests and measurements: the environment variable
+/// `WEBSOCKIFY_RELAY`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PathChoice {
+    /// The best one.
+    #[default]
+    Auto,
+    /// `copy`: through memory.
+    Copy,
+    /// `splice`: within the kernel.
+    Splice,
+}
+
+impl PathChoice {
+    fn from_environment() -> Result<Self, UsageError> {
+        match std::env::var_os(PATH_VARIABLE) {
+            None => Ok(Self::Auto),
+            Some(value) if value == "copy" => Ok(Self::Copy),
+            Some(value) if value == "splice" => Ok(Self::Splice),
+            Some(value) => usage(&format!(
+                "{PATH_VARIABLE}='{}' in the environment is neither 'copy' nor 'splice'",
+                value.display()
+            )),
+        }
+    }
+}
+
+/// The variable of [`PathChoice`].
+const PATH_VARIABLE: &str = "WEBSOCKIFY_RELAY";
 
 /// A command line that contradicts itself, or lacks something; the text is for the user.
 #[derive(Debug, PartialEq, Eq)]
@@ -187,6 +219,7 @@ impl TryFrom<Args> for Config {
             session: SessionConfig {
                 heartbeat: some_time(args.heartbeat),
                 traffic: args.traffic,
+                path: PathChoice::from_environment()?,
             },
             verbose: args.verbose,
         })

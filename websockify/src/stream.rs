@@ -3,10 +3,10 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use nix::sys::socket::{Shutdown, shutdown};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
 
 /// A client's or a target's connection.
@@ -67,7 +67,7 @@ impl Stream {
         &self,
         operation: impl FnMut() -> io::Result<T>,
     ) -> io::Result<T> {
-        each!(Self, self, stream => stream.async_io(tokio::io::Interest::READABLE, operation).await)
+        each!(Self, self, stream => stream.async_io(Interest::READABLE, operation).await)
     }
 }
 
@@ -82,6 +82,46 @@ impl WriteHalf<'_> {
     pub(crate) fn finish(&self) {
         // A peer that has gone needs to be told nothing.
         _ = shutdown(self.as_fd().as_raw_fd(), Shutdown::Write);
+    }
+}
+
+impl ReadHalf<'_> {
+    /// Runs `operation`, which takes something from the socket or says `WouldBlock`, when there is something.
+    pub(crate) fn poll_io<T>(
+        &self,
+        cx: &mut Context<'_>,
+        mut operation: impl FnMut(BorrowedFd<'_>) -> io::Result<T>,
+    ) -> Poll<io::Result<T>> {
+        each!(Self, self, half => {
+            let stream = half.as_ref();
+            loop {
+                ready!(stream.poll_read_ready(cx))?;
+                match stream.try_io(Interest::READABLE, || operation(stream.as_fd())) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    result => return Poll::Ready(result),
+                }
+            }
+        })
+    }
+}
+
+impl WriteHalf<'_> {
+    /// Runs `operation`, which gives something to the socket or says `WouldBlock`, when there is room.
+    pub(crate) fn poll_io<T>(
+        &self,
+        cx: &mut Context<'_>,
+        mut operation: impl FnMut(BorrowedFd<'_>) -> io::Result<T>,
+    ) -> Poll<io::Result<T>> {
+        each!(Self, self, half => {
+            let stream = half.as_ref();
+            loop {
+                ready!(stream.poll_write_ready(cx))?;
+                match stream.try_io(Interest::WRITABLE, || operation(stream.as_fd())) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    result => return Poll::Ready(result),
+                }
+            }
+        })
     }
 }
 

@@ -87,12 +87,15 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<u
     Ok(nix::sys::socket::recv(socket.as_raw_fd(), buffer, flags)?)
 }
 
-/// Writes the last bytes before the end of our side, which then travels in the same segment. Returns how many were taken.
-pub(crate) fn send_last(socket: BorrowedFd<'_>, data: &[u8]) -> usize {
+/// Writes what more follows at once, so that it travels in the same segment: data, or the end of our side.
+pub(crate) fn send_more(socket: BorrowedFd<'_>, data: &[u8]) -> io::Result<usize> {
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
     let more = MsgFlags::from_bits_retain(libc::MSG_MORE);
-    // What went wrong shows when the rest is written.
-    nix::sys::socket::send(socket.as_raw_fd(), data, flags | more).unwrap_or(0)
+    Ok(nix::sys::socket::send(
+        socket.as_raw_fd(),
+        data,
+        flags | more,
+    )?)
 }
 
 /// Begins to connect a TCP socket, without delay for small writes. Returns whether it is connected already, as on the same machine; if

@@ -10,26 +10,37 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::timeout;
 
 use super::shared::Shared;
-use super::{CLOSE_LIMIT, Cause, EOF_LIMIT, STALL_LIMIT, buffer, drain, while_taking, write_all};
+use super::splice::{self, Pipe};
+use super::{
+    CLOSE_LIMIT, Cause, EOF_LIMIT, Path, STALL_LIMIT, buffer, drain, patiently, while_taking,
+};
 use crate::log;
 use crate::stream::{ReadHalf, WriteHalf};
 use crate::sys;
 use crate::websocket::frame::{self, HEADER_ROOM};
 use crate::websocket::{Close, Encoding, base64};
 
+/// How often a full pipe is moved before others have their turn.
+const PIPES_IN_A_ROW: usize = 8;
+
 /// The direction from the target to the client. It alone writes to the client.
 pub(super) struct Down<'a> {
     target: ReadHalf<'a>,
     client: WriteHalf<'a>,
     encoding: Encoding,
+    path: Path,
     shared: &'a Shared,
     traffic: bool,
+    /// Whether much waits, so that a pipe is worth its while.
+    much: bool,
+    /// How often a pipe was full in a row.
+    pipes_in_a_row: usize,
 }
 
 /// What one turn came to.
 enum Turn {
     /// The target sent something; the client has not taken this part of its frame yet.
-    Moved(Vec<u8>),
+    Moved(Rest),
     /// The other direction has something for the client, or the session ends.
     Look,
     /// The target has ended its side.
@@ -40,11 +51,31 @@ enum Turn {
     ClientLost,
 }
 
+/// The rest of a frame: bytes, then what is in a pipe.
+#[derive(Default)]
+struct Rest {
+    bytes: Vec<u8>,
+    pipe: Option<Pipe>,
+}
+
+impl Rest {
+    fn is_empty(&self) -> bool {
+        self.bytes.is_empty() && self.pipe.is_none()
+    }
+}
+
+impl From<Vec<u8>> for Rest {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self { bytes, pipe: None }
+    }
+}
+
 impl<'a> Down<'a> {
     pub(super) fn new(
         target: ReadHalf<'a>,
         client: WriteHalf<'a>,
         encoding: Encoding,
+        path: Path,
         shared: &'a Shared,
         traffic: bool,
     ) -> Self {
@@ -52,8 +83,11 @@ impl<'a> Down<'a> {
             target,
             client,
             encoding,
+            path,
             shared,
             traffic,
+            much: path == Path::SpliceAll,
+            pipes_in_a_row: 0,
         }
     }
 
@@ -91,7 +125,7 @@ impl<'a> Down<'a> {
                 return false;
             }
             let control = self.shared.take_control();
-            if !control.is_empty() && Box::pin(self.write(&control)).await.is_err() {
+            if !control.is_empty() && Box::pin(self.write(control.into())).await.is_err() {
                 return false;
             }
             let client_had_finished = self.shared.client_has_finished();
@@ -106,8 +140,12 @@ impl<'a> Down<'a> {
             match turn {
                 Turn::Look => {}
                 Turn::Moved(rest) => {
-                    if !rest.is_empty() && Box::pin(self.write(&rest)).await.is_err() {
+                    if !rest.is_empty() && Box::pin(self.write(rest)).await.is_err() {
                         return false;
+                    }
+                    if self.pipes_in_a_row == PIPES_IN_A_ROW {
+                        self.pipes_in_a_row = 0;
+                        tokio::task::yield_now().await;
                     }
                 }
                 Turn::TargetFinished(cause, close) => {
@@ -141,6 +179,104 @@ impl<'a> Down<'a> {
         if news {
             return Poll::Ready(Turn::Look);
         }
+        let splices = self.much && self.path != Path::Copy;
+        if let Some(pipe) = splices.then(Pipe::take).flatten() {
+            return self.poll_splice(cx, pipe);
+        }
+        self.poll_copy(cx)
+    }
+
+    /// Moves what waits into a pipe, and on to the client as far as it takes it at once.
+    fn poll_splice(&mut self, cx: &mut Context<'_>, mut pipe: Pipe) -> Poll<Turn> {
+        let filled = self.target.poll_io(cx, |target| pipe.fill(target));
+        let length = match filled {
+            Poll::Ready(Ok(length)) => length,
+            Poll::Ready(Err(error)) if splice::is_unfit(&error) => {
+                self.path = Path::Copy;
+                return self.poll_copy(cx);
+            }
+            Poll::Ready(Err(_)) => return Poll::Ready(self.target_finished(true)),
+            Poll::Pending => {
+                pipe.put_back();
+                self.note_much(0);
+                return Poll::Pending;
+            }
+        };
+        if length == 0 {
+            pipe.put_back();
+            return Poll::Ready(self.target_finished(false));
+        }
+        self.note_much(length);
+        self.pipes_in_a_row += 1;
+        self.shared.note_down(length);
+        let mut room = [0; HEADER_ROOM];
+        let start = frame::write_header(self.encoding, length, &mut room);
+        let mut rest = Rest {
+            bytes: room[start..].to_vec(),
+            pipe: Some(pipe),
+        };
+        let moved = self.poll_rest(cx, &mut rest);
+        if self.traffic {
+            log::mark(if rest.is_empty() { "{<" } else { "{<." });
+        }
+        match moved {
+            Poll::Ready(Err(_)) => Poll::Ready(Turn::ClientLost),
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Turn::Moved(rest)),
+        }
+    }
+
+    /// Takes note of how much was there at once.
+    fn note_much(&mut self, length: usize) {
+        self.much = length >= buffer::PAYLOAD || self.path == Path::SpliceAll;
+        if length < buffer::PAYLOAD {
+            self.pipes_in_a_row = 0;
+        }
+    }
+
+    /// Writes as much of the rest as the client takes, until all is written.
+    fn poll_rest(&mut self, cx: &mut Context<'_>, rest: &mut Rest) -> Poll<io::Result<()>> {
+        while let Some(pipe) = &mut rest.pipe {
+            if !rest.bytes.is_empty() {
+                // The payload follows at once, and is to travel with its header.
+                let sent = self
+                    .client
+                    .poll_io(cx, |client| sys::send_more(client, &rest.bytes));
+                let sent = ready!(sent)?;
+                self.shared.note_written(sent);
+                rest.bytes.drain(..sent);
+                continue;
+            }
+            match ready!(self.client.poll_io(cx, |client| pipe.drain(client))) {
+                Ok(moved) => self.shared.note_written(moved),
+                Err(error) if splice::is_unfit(&error) => {
+                    self.path = Path::Copy;
+                    rest.bytes = pipe.empty()?;
+                }
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+            if pipe.held() == 0 {
+                rest.pipe.take().into_iter().for_each(Pipe::put_back);
+            }
+        }
+        while !rest.bytes.is_empty() {
+            let written = ready!(Pin::new(&mut self.client).poll_write(cx, &rest.bytes))?;
+            self.shared.note_written(written);
+            rest.bytes.drain(..written);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// How the session ends with its target's data.
+    fn target_finished(&self, failed: bool) -> Turn {
+        if failed || self.shared.target_was_reset() {
+            Turn::TargetFinished(Cause::TargetFailed, Close::TARGET_FAILED)
+        } else {
+            Turn::TargetFinished(Cause::TargetClosed, Close::TARGET_CLOSED)
+        }
+    }
+
+    /// Reads once into the worker's buffer and writes what the client takes at once.
+    fn poll_copy(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
         buffer::with(|buffer| {
             // Base64 grows by a third: its text is made in front of the bytes.
             let start = match self.encoding {
@@ -149,19 +285,11 @@ impl<'a> Down<'a> {
             };
             let mut read = ReadBuf::new(&mut buffer[start..]);
             let result = ready!(Pin::new(&mut self.target).poll_read(cx, &mut read));
-            if result.is_err() || (read.filled().is_empty() && self.shared.target_was_reset()) {
-                return Poll::Ready(Turn::TargetFinished(
-                    Cause::TargetFailed,
-                    Close::TARGET_FAILED,
-                ));
-            }
-            if read.filled().is_empty() {
-                return Poll::Ready(Turn::TargetFinished(
-                    Cause::TargetClosed,
-                    Close::TARGET_CLOSED,
-                ));
+            if result.is_err() || read.filled().is_empty() {
+                return Poll::Ready(self.target_finished(result.is_err()));
             }
             let length = read.filled().len();
+            self.note_much(length);
             let frame = self.frame(buffer, start, length);
             Poll::Ready(self.pass_on(cx, frame, length))
         })
@@ -200,25 +328,29 @@ impl<'a> Down<'a> {
         if self.traffic {
             log::mark(if rest.is_empty() { "{<" } else { "{<." });
         }
-        Turn::Moved(rest.to_vec())
+        Turn::Moved(rest.to_vec().into())
     }
 
     /// Writes what the client did not take at once; until it does, nothing more is read of the target.
-    async fn write(&mut self, rest: &[u8]) -> io::Result<()> {
-        if rest.is_empty() {
-            return Ok(());
-        }
+    async fn write(&mut self, mut rest: Rest) -> io::Result<()> {
+        let shared = self.shared;
         let lost = poll_fn(|_| {
-            if self.shared.client_is_lost() {
+            if shared.client_is_lost() {
                 Poll::Ready(())
             } else {
                 Poll::Pending
             }
         });
+        let write = |cx: &mut Context<'_>, progress: &mut bool| {
+            let before = shared.written();
+            let written = self.poll_rest(cx, &mut rest);
+            *progress |= shared.written() > before;
+            written
+        };
         let written = tokio::select! {
             biased;
             () = lost => Err(io::ErrorKind::ConnectionAborted.into()),
-            written = write_all(&mut self.client, rest, || self.shared.patience(), |written| self.shared.note_written(written)) => written,
+            written = patiently(write, || shared.patience()) => written,
         };
         match &written {
             Ok(()) if self.traffic => log::mark("<"),
@@ -237,9 +369,10 @@ impl<'a> Down<'a> {
         let mut sent = 0;
         if self.shared.up_has_ended() {
             // The client has had its last word, so ours is followed by the end at once.
-            sent = sys::send_last(self.client.as_fd(), &frames);
+            // What goes wrong shows when the rest is written.
+            sent = sys::send_more(self.client.as_fd(), &frames).unwrap_or(0);
             self.shared.note_written(sent);
         }
-        self.write(&frames[sent..]).await
+        self.write(frames.split_off(sent).into()).await
     }
 }

@@ -9,12 +9,14 @@
 //! then up, then down. So what comes earlier in that order is seen in the same turn; the other way round the task is woken once
 //! more.
 //!
-//! No direction holds a buffer while it waits. Data is read into a buffer of the worker thread and written on at once; only
-//! what the other side does not take is kept, by the session, which reads no more until it is gone.
+//! No direction holds a buffer while it waits. Data is read into a buffer of the worker thread and written on at once, or goes
+//! through a pipe ([`splice`]) when much of it waits; only what the other side does not take is kept, by the session, which reads no
+//! more until it is gone.
 
 mod buffer;
 mod down;
 mod shared;
+mod splice;
 mod up;
 
 use std::fmt;
@@ -22,7 +24,7 @@ use std::future::{pending, poll_fn, ready};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::pin::{Pin, pin};
-use std::task::{Poll, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -30,7 +32,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use crate::config::SessionConfig;
+use crate::config::{PathChoice, SessionConfig};
 use crate::phase::Phase;
 use crate::stream::{ReadHalf, Stream, WriteHalf};
 use crate::sys;
@@ -53,6 +55,28 @@ const STALL_LIMIT: Duration = Duration::from_secs(30);
 const TURNS_IN_A_ROW: usize = 8;
 /// How often it is looked whether a peer takes anything.
 const STALL_INTERVAL: Duration = Duration::from_millis(250);
+
+/// The way of payload from the target to the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Path {
+    /// Through the worker's buffer.
+    Copy,
+    /// Through a pipe when much waits, through the buffer when little does.
+    Splice,
+    /// Always through a pipe.
+    SpliceAll,
+}
+
+impl Path {
+    /// The one place where it is decided: what has to be looked at or changed on its way is copied.
+    fn choose(encoding: Encoding, asked: PathChoice) -> Self {
+        match (encoding, asked) {
+            (Encoding::Base64, _) | (_, PathChoice::Copy) => Self::Copy,
+            (Encoding::Binary, PathChoice::Auto) => Self::Splice,
+            (Encoding::Binary, PathChoice::Splice) => Self::SpliceAll,
+        }
+    }
+}
 
 /// What there is to know of a session that has ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -138,7 +162,14 @@ pub(crate) async fn run(
         &shared,
         config.traffic,
     );
-    let down = down::Down::new(target_read, client_write, encoding, &shared, config.traffic);
+    let down = down::Down::new(
+        target_read,
+        client_write,
+        encoding,
+        Path::choose(encoding, config.path),
+        &shared,
+        config.traffic,
+    );
     let directions = async {
         tokio::join!(biased; up.run(early), down.run());
     };
@@ -159,7 +190,7 @@ pub(crate) async fn run(
 /// Writes `last_words` and ends a connection of which nothing more is wanted, so that the client gets to read them.
 pub(crate) async fn farewell(client: &mut Stream, last_words: &[u8]) {
     let (mut read, mut write) = client.split();
-    if write_all(&mut write, last_words, || Some(CLOSE_LIMIT), |_| {})
+    if write_all(&mut write, last_words, || Some(CLOSE_LIMIT))
         .await
         .is_ok()
     {
@@ -243,32 +274,46 @@ async fn heartbeat(shared: &Shared, interval: Option<Duration>, client: RawFd) {
     }
 }
 
-/// Writes all of `data`, and tells `progress` of every part. A peer that takes nothing for as long as `patience` says by then is
-/// given up; `None` is for ever, since before the end of a session a stalled peer stalls the other one and nothing else.
+/// Writes all of `data`, as patiently as [`patiently`] does.
 async fn write_all(
     half: &mut WriteHalf<'_>,
     mut data: &[u8],
     patience: impl Fn() -> Option<Duration>,
-    progress: impl Fn(usize),
+) -> io::Result<()> {
+    let write = |cx: &mut Context<'_>, progress: &mut bool| {
+        while !data.is_empty() {
+            let written = ready!(Pin::new(&mut *half).poll_write(cx, data))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            data = &data[written..];
+            *progress = true;
+        }
+        Poll::Ready(Ok(()))
+    };
+    patiently(write, patience).await
+}
+
+/// Polls `write`, which tells of progress, until it is done. A peer that takes nothing for as long as `patience` says by then is
+/// given up; `None` is for ever, since before the end of a session a stalled peer stalls the other one and nothing else.
+async fn patiently(
+    mut write: impl FnMut(&mut Context<'_>, &mut bool) -> Poll<io::Result<()>>,
+    patience: impl Fn() -> Option<Duration>,
 ) -> io::Result<()> {
     let mut since = Instant::now();
-    while !data.is_empty() {
-        let write = poll_fn(|cx| Pin::new(&mut *half).poll_write(cx, data));
-        match timeout(STALL_INTERVAL, write).await {
-            Ok(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(Ok(written)) => {
-                progress(written);
-                data = &data[written..];
-                since = Instant::now();
-            }
-            Ok(Err(error)) => return Err(error),
-            Err(_) if patience().is_some_and(|limit| since.elapsed() >= limit) => {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-            Err(_) => {}
+    loop {
+        let mut progress = false;
+        let written = poll_fn(|cx| write(cx, &mut progress));
+        if let Ok(done) = timeout(STALL_INTERVAL, written).await {
+            return done;
+        }
+        if progress {
+            since = Instant::now();
+        }
+        if patience().is_some_and(|limit| since.elapsed() >= limit) {
+            return Err(io::ErrorKind::TimedOut.into());
         }
     }
-    Ok(())
 }
 
 /// Reads and throws away what still comes: until the end of the data, or for a bounded time after `finished`, when the peer

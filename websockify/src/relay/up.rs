@@ -167,7 +167,7 @@ impl<'a> Up<'a> {
             let client_left = sys::has_finished(client).then_some(STALL_LIMIT);
             self.shared.patience().or(client_left)
         };
-        if let Err(error) = write_all(&mut self.target, rest, patience, |_| {}).await {
+        if let Err(error) = write_all(&mut self.target, rest, patience).await {
             self.give_up_target(&error);
         }
         self.shared.set_stalled(false);

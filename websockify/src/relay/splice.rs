@@ -1,0 +1,157 @@
+//! Payload that goes from one socket to another without coming into this process's memory (splice(2)).
+//!
+//! What waits in the one socket is moved into a pipe, which is a matter of references; then it is known how long the frame is; then
+//! the header is written, and the pipe is moved into the other socket. A pipe is held by a session only while data is in it, and
+//! there is a limited number of them, since each may pin as much memory as it has room.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
+use nix::unistd::{pipe2, read};
+
+/// Bytes that a pipe is given room for; the system grants as much to everybody unless it is told otherwise.
+const ROOM: usize = 512 * 1024;
+/// Pipes that a worker thread may have: a session that gets none copies.
+const MAX_PIPES: usize = 32;
+/// Pipes that are kept while nobody uses them.
+const MAX_IDLE: usize = 2;
+
+thread_local! {
+    static IDLE: RefCell<Vec<Pipe>> = const { RefCell::new(Vec::new()) };
+    static COUNT: Cell<usize> = const { Cell::new(0) };
+}
+
+/// A pipe, and how much is in it.
+#[derive(Debug)]
+pub(super) struct Pipe {
+    input: OwnedFd,
+    output: OwnedFd,
+    held: usize,
+}
+
+impl Pipe {
+    /// An empty pipe, if there is one.
+    pub(super) fn take() -> Option<Self> {
+        let idle = IDLE.with_borrow_mut(Vec::pop);
+        idle.or_else(|| {
+            (COUNT.get() < MAX_PIPES)
+                .then(Self::new)
+                .and_then(Result::ok)
+        })
+    }
+
+    fn new() -> nix::Result<Self> {
+        let (output, input) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+        // With less room it does as well.
+        _ = fcntl(&input, FcntlArg::F_SETPIPE_SZ(ROOM as libc::c_int));
+        COUNT.set(COUNT.get() + 1);
+        Ok(Self {
+            input,
+            output,
+            held: 0,
+        })
+    }
+
+    /// Keeps it for the next one who needs a pipe, unless there are enough or something is in it.
+    pub(super) fn put_back(self) {
+        IDLE.with_borrow_mut(|idle| {
+            if self.held == 0 && idle.len() < MAX_IDLE {
+                idle.push(self);
+            }
+        });
+    }
+
+    /// How many bytes are in it.
+    pub(super) fn held(&self) -> usize {
+        self.held
+    }
+
+    /// Moves what waits in a socket into the pipe; 0 is the end of its data.
+    pub(super) fn fill(&mut self, from: BorrowedFd<'_>) -> io::Result<usize> {
+        let moved = move_between(from, &self.input, ROOM)?;
+        self.held += moved;
+        Ok(moved)
+    }
+
+    /// Moves what a socket takes out of the pipe.
+    pub(super) fn drain(&mut self, to: BorrowedFd<'_>) -> io::Result<usize> {
+        let moved = move_between(&self.output, to, self.held)?;
+        self.held -= moved;
+        Ok(moved)
+    }
+
+    /// Takes everything out of the pipe into memory.
+    pub(super) fn empty(&mut self) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; self.held];
+        let mut filled = 0;
+        while filled < bytes.len() {
+            filled += read(&self.output, &mut bytes[filled..])?;
+        }
+        self.held = 0;
+        Ok(bytes)
+    }
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        // Only at the end of a thread is the count gone before its pipes.
+        _ = COUNT.try_with(|count| count.set(count.get() - 1));
+    }
+}
+
+/// Whether this error says that one of the two is not to be spliced, which no other one does.
+pub(super) fn is_unfit(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EINVAL)
+}
+
+fn move_between(from: impl AsFd, to: impl AsFd, most: usize) -> io::Result<usize> {
+    let flags = SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK;
+    loop {
+        match splice(from.as_fd(), None, to.as_fd(), None, most, flags) {
+            Err(Errno::EINTR) => {}
+            moved => return Ok(moved?),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn bytes_pass_through_and_stay_when_nobody_takes_them() {
+        let (mut target, from) = UnixStream::pair().unwrap();
+        let (to, mut client) = UnixStream::pair().unwrap();
+        let mut pipe = Pipe::take().unwrap();
+        target.write_all(b"bytes").unwrap();
+        assert_eq!(pipe.fill(from.as_fd()).unwrap(), 5);
+        assert_eq!((pipe.held(), pipe.drain(to.as_fd()).unwrap()), (5, 5));
+        let mut bytes = [0; 5];
+        client.read_exact(&mut bytes).unwrap();
+        assert_eq!((&bytes, pipe.held()), (b"bytes", 0));
+        target.write_all(b"others").unwrap();
+        pipe.fill(from.as_fd()).unwrap();
+        assert_eq!(pipe.empty().unwrap(), b"others");
+        drop(target);
+        assert_eq!(pipe.fill(from.as_fd()).unwrap(), 0);
+    }
+
+    #[test]
+    fn pipes_are_used_again_unless_something_is_in_them_and_their_number_is_limited() {
+        let (mut target, from) = UnixStream::pair().unwrap();
+        target.write_all(b"left").unwrap();
+        let mut pipes: Vec<Pipe> = std::iter::from_fn(Pipe::take).take(MAX_PIPES + 1).collect();
+        assert_eq!(pipes.len(), MAX_PIPES);
+        pipes[0].fill(from.as_fd()).unwrap();
+        pipes.drain(..).for_each(Pipe::put_back);
+        assert_eq!(COUNT.get(), MAX_IDLE);
+        let again: Vec<Pipe> = std::iter::from_fn(Pipe::take).take(MAX_IDLE).collect();
+        assert!(again.iter().all(|pipe| pipe.held() == 0));
+    }
+}
