@@ -22,8 +22,8 @@ use crate::sniff::{self, POLICY, Protocol, Sniffed};
 use crate::stream::Stream;
 use crate::sys;
 use crate::target::{ConnectError, Target};
+use crate::websocket::Close;
 use crate::websocket::frame::{CLOSE_FRAME, append_close};
-use crate::websocket::{Close, Encoding};
 
 /// How long a client may take to say what it wants.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
@@ -62,23 +62,10 @@ pub(crate) async fn handle(
             _ = timeout(LAST_ANSWERS, phase.wait_for(|&phase| phase == Phase::Stopping)).await;
         } => None,
     };
-    let Some(mut upgraded) = upgraded else {
+    let Some(upgraded) = upgraded else {
         return false;
     };
-    let connecting = handling.target.announcement();
-    log::together(|| {
-        tracing::info!(%peer, "{peer}: Plain non-SSL (ws://) WebSocket connection");
-        tracing::info!(%peer, "{peer}: Path: '{}'", upgraded.session.path);
-        tracing::info!(%peer, "{connecting}");
-    });
-    let encoding = upgraded.session.encoding;
-    let response = std::mem::take(&mut upgraded.session.response);
-    if let Err(error) = upgraded.stream.write_all(response.as_bytes()).await {
-        tracing::info!(%peer, "Client connection lost: {}", sys::describe(&error));
-        return true;
-    }
-    let Upgraded { stream, early, .. } = upgraded;
-    serve_session(stream, peer, early, encoding, handling).await;
+    Box::pin(serve_session(upgraded, peer, handling)).await;
     true
 }
 
@@ -137,14 +124,25 @@ async fn become_session(
     }
 }
 
-/// Connects a client to its target and carries its bytes.
-async fn serve_session(
-    mut client: Stream,
-    peer: Peer,
-    early: Bytes,
-    encoding: Encoding,
-    handling: &Handling,
-) {
+/// Accepts the upgrade, connects the client to its target and carries its bytes.
+async fn serve_session(upgraded: Upgraded, peer: Peer, handling: &Handling) {
+    let Upgraded {
+        stream: mut client,
+        early,
+        session,
+    } = upgraded;
+    let encoding = session.encoding;
+    let connecting = handling.target.announcement();
+    log::together(|| {
+        tracing::info!(%peer, "{peer}: Plain non-SSL (ws://) WebSocket connection");
+        tracing::info!(%peer, "{peer}: Path: '{}'", session.path);
+        tracing::info!(%peer, "{connecting}");
+    });
+    let accepted = client.write_all(session.response.as_bytes()).await;
+    drop((connecting, session));
+    if let Err(error) = accepted {
+        return tracing::info!(%peer, "Client connection lost: {}", sys::describe(&error));
+    }
     let connected = Box::pin(connect(&client, peer, &early, handling)).await;
     let mut downstream = match connected {
         Ok(downstream) => downstream,

@@ -22,7 +22,7 @@ use crate::target::Target;
 use crate::workers::{Job, Load, Workers};
 
 /// How long sessions may take to say goodbye when the server is stopped.
-const STOP_LIMIT: Duration = Duration::from_millis(1000);
+const STOP_LIMIT: Duration = Duration::from_millis(2000);
 /// How many connections are accepted before those that are there have their turn.
 const ACCEPTS_IN_A_ROW: usize = 32;
 /// The first pause when accepting fails, and the longest.

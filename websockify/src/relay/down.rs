@@ -92,14 +92,14 @@ impl<'a> Down<'a> {
     }
 
     /// Runs to the end.
-    pub(super) async fn run(mut self) {
+    pub(super) async fn run(&mut self) {
         let target_finished = self.carry().await;
         // Boxed, as is everything that is not the ordinary case: an idle session need not have room for it.
         Box::pin(self.finish(target_finished)).await;
     }
 
     /// Ends the client's side, and drains the target's unless that has ended.
-    async fn finish(mut self, target_finished: bool) {
+    async fn finish(&mut self, target_finished: bool) {
         if !self.shared.client_is_lost() && self.say_goodbye().await.is_ok() {
             let client = self.client.as_fd().as_raw_fd();
             let stall_limit = self.shared.patience().unwrap_or(STALL_LIMIT);

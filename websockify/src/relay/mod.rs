@@ -155,14 +155,14 @@ pub(crate) async fn run(
     let client_fd = client.as_fd().as_raw_fd();
     let (client_read, client_write) = client.split();
     let (target_read, target_write) = target.split();
-    let up = up::Up::new(
+    let mut up = up::Up::new(
         client_read,
         target_write,
         Decoder::new(encoding),
         &shared,
         config.traffic,
     );
-    let down = down::Down::new(
+    let mut down = down::Down::new(
         target_read,
         client_write,
         encoding,

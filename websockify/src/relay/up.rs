@@ -59,7 +59,7 @@ impl<'a> Up<'a> {
     }
 
     /// Runs to the end; `early` is what has been read of the client already.
-    pub(super) async fn run(mut self, early: Bytes) {
+    pub(super) async fn run(&mut self, early: Bytes) {
         self.carry(early).await;
         self.shared.end_up();
         self.target.finish();
@@ -71,9 +71,10 @@ impl<'a> Up<'a> {
 
     /// Carries payload until the client ends or its time is over.
     async fn carry(&mut self, early: Bytes) {
-        let mut early = Vec::from(early);
-        let mut turn = poll_fn(|cx| Poll::Ready(self.pass_on(cx, &mut early))).await;
-        drop(early);
+        let mut turn = {
+            let mut early = Vec::from(early);
+            poll_fn(|cx| Poll::Ready(self.pass_on(cx, &mut early))).await
+        };
         loop {
             match turn {
                 Turn::Moved { rest, end } => {
