@@ -18,6 +18,8 @@ TEST_PACKAGES := telnetd-ssl tigervnc-standalone-server tigervnc-tools redis-ser
 	gcc libc6-dev musl-tools golang-go $(if $(filter x86_64,$(shell uname -m)),gcc-multilib)
 BENCH_PACKAGES := haproxy socat python3 python3-venv
 COMPLIANCE := target/compliance
+# Most tests wait for something most of the time.
+export RUST_TEST_THREADS ?= 6
 BENCH := target/bench
 
 .PHONY: run test check compliance bench bench-quick install uninstall clean run-packages test-packages bench-packages
@@ -30,14 +32,16 @@ run: run-packages
 	@echo
 	target/release/websockify 127.0.0.1:2023 --wrap-mode=respawn -- /usr/sbin/in.telnetd -debug 2023
 
+# Everything, then sessions and their ends over each of the ways that payload takes.
 test: test-packages
 	$(CARGO) test --locked --workspace
+	for way in copy splice; do \
+		WEBSOCKIFY_RELAY=$$way $(CARGO) test --locked -p integration --test black_box session:: ending:: compatible:: || exit; done
 
-check: test-packages
+check: test
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items
-	$(CARGO) test --locked --workspace
 
 compliance: test-packages
 	test -x $(COMPLIANCE)/bin/websockify || { \

@@ -16,7 +16,7 @@ mod target;
 pub use client::{Client, Handshake, Message, close_payload, frame, frame_header};
 pub use programs::{compile, compile_go};
 pub use server::{Server, executable, run_to_end, session, theirs};
-pub use system::{Scratch, hash, in_own_network, listeners_on, pattern, wait_until};
+pub use system::{Chance, Scratch, hash, in_own_network, listeners_on, pattern, wait_until};
 pub use target::{Target, reset};
 
 use std::time::Duration;

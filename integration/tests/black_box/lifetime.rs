@@ -78,6 +78,9 @@ fn two_hundred_rounds_leave_no_descriptor_behind() {
         }
     };
     (0..8).for_each(round);
+    // Two at a time, so that every worker thread has been needed.
+    let pairs: Vec<_> = (0..2).map(|_| Client::connect(server.address())).collect();
+    drop((target.accept(), target.accept(), pairs));
     let before = wait_until("the first sessions to end", || {
         Some(server.descriptors()).filter(|&open| open < 20)
     });

@@ -6,6 +6,7 @@
 //! - [`upgrade`]: what is answered before a connection is a session.
 //! - [`session`]: frames in, frames out, violations, pings, base64.
 //! - [`ending`]: nothing is lost, whoever ends first and however.
+//! - [`paths`]: nothing is lost or changed on any way that payload takes.
 //! - [`lifetime`]: stopping, run-once, timeouts, leaks.
 //! - [`shim`]: the preloaded library itself.
 //! - [`methods`]: how a port is moved: preloading, seccomp, not at all.
@@ -21,6 +22,7 @@ mod guard;
 mod lifetime;
 mod listening;
 mod methods;
+mod paths;
 mod real;
 mod session;
 mod shim;
