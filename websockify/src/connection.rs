@@ -240,3 +240,41 @@ async fn answer_other(stream: &mut Stream, peer: Peer, protocol: Protocol) {
         Protocol::Http => unreachable!("HTTP is handled by its own step"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::config::{PathChoice, TargetConfig};
+
+    /// Most of what an idle session takes is its task, so this is what keeps that small.
+    #[tokio::test]
+    async fn the_task_of_a_session_is_small() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap());
+        let (client, accepted) = tokio::join!(client, listener.accept());
+        let (_server, phase) = watch::channel(Phase::Serving);
+        let session = SessionConfig {
+            heartbeat: None,
+            traffic: false,
+            path: PathChoice::Auto,
+        };
+        let handling = Handling {
+            target: Target::new(TargetConfig::Unix("/target".into()), None),
+            session,
+            phase: phase.clone(),
+        };
+        let mut legs = (
+            Stream::Tcp(client.unwrap()),
+            Stream::Tcp(accepted.unwrap().0),
+        );
+        let (early, encoding) = (Bytes::new(), crate::websocket::Encoding::Binary);
+        let relay = relay::run(&mut legs.0, &mut legs.1, early, encoding, session, phase);
+        let relay_size = size_of_val(&relay);
+        drop(relay);
+        let task_size = size_of_val(&handle(legs.0, Peer::Unix, &handling, || true));
+        assert!(relay_size <= 1536, "{relay_size}");
+        assert!(task_size <= 512, "{task_size}");
+    }
+}
