@@ -85,6 +85,22 @@ impl WriteHalf<'_> {
     }
 }
 
+/// Runs an operation on the socket of a half when that is ready for it; again when it says `WouldBlock`.
+macro_rules! when_ready {
+    ($half:expr, $cx:expr, $ready:ident, $interest:expr, $operation:expr) => {
+        each!(Self, $half, half => {
+            let stream = half.as_ref();
+            loop {
+                ready!(stream.$ready($cx))?;
+                match stream.try_io($interest, || $operation(stream.as_fd())) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    result => return Poll::Ready(result),
+                }
+            }
+        })
+    };
+}
+
 impl ReadHalf<'_> {
     /// Runs `operation`, which takes something from the socket or says `WouldBlock`, when there is something.
     pub(crate) fn poll_io<T>(
@@ -92,16 +108,7 @@ impl ReadHalf<'_> {
         cx: &mut Context<'_>,
         mut operation: impl FnMut(BorrowedFd<'_>) -> io::Result<T>,
     ) -> Poll<io::Result<T>> {
-        each!(Self, self, half => {
-            let stream = half.as_ref();
-            loop {
-                ready!(stream.poll_read_ready(cx))?;
-                match stream.try_io(Interest::READABLE, || operation(stream.as_fd())) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    result => return Poll::Ready(result),
-                }
-            }
-        })
+        when_ready!(self, cx, poll_read_ready, Interest::READABLE, operation)
     }
 }
 
@@ -112,16 +119,7 @@ impl WriteHalf<'_> {
         cx: &mut Context<'_>,
         mut operation: impl FnMut(BorrowedFd<'_>) -> io::Result<T>,
     ) -> Poll<io::Result<T>> {
-        each!(Self, self, half => {
-            let stream = half.as_ref();
-            loop {
-                ready!(stream.poll_write_ready(cx))?;
-                match stream.try_io(Interest::WRITABLE, || operation(stream.as_fd())) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    result => return Poll::Ready(result),
-                }
-            }
-        })
+        when_ready!(self, cx, poll_write_ready, Interest::WRITABLE, operation)
     }
 }
 

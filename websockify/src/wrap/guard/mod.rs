@@ -11,40 +11,31 @@
 
 #![allow(unsafe_code, reason = "fork, prctl, and closing inherited descriptors")]
 
-use std::ffi::{OsStr, OsString};
-use std::fs;
-use std::io::{self, IoSlice};
+mod process;
+
+use std::ffi::OsString;
+use std::io;
 use std::net::Shutdown;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixDatagram as Channel, UnixStream};
-use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, sendmsg, socketpair};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, socketpair};
 use nix::sys::wait::waitpid;
-use nix::unistd::{ForkResult, Pid, fork, getppid, setpgid};
+use nix::unistd::{ForkResult, Pid, fork};
 use tokio::net::UnixDatagram;
 
-use super::child::{Change, Ending, Step, reap};
+use super::child::Change;
 use super::redirect::Rule;
-use super::seccomp::{self, Filter};
-use super::{Method, preload, proc};
+use super::{Method, proc, seccomp};
+use process::Guard;
 
-/// The guard's name in `ps`, instead of ours.
-const NAME: &str = "wrap-guard";
-/// The longest path of a shim, and so the longest order.
-const MAX_ORDER: usize = 1 + libc::PATH_MAX as usize;
-/// How often processes that are being ended are looked at.
-const LOOK_INTERVAL: u16 = 10;
 /// How long a guard has to end when nothing is left to guard.
 const CLOSE_LIMIT: Duration = Duration::from_millis(500);
 
@@ -257,211 +248,6 @@ impl Drop for Handle {
                 }
             }
         }
-    }
-}
-
-/// The guard itself.
-struct Guard {
-    channel: Channel,
-    changes: SignalFd,
-    command: Vec<OsString>,
-    /// The port that the shim moves.
-    rule: Option<Rule>,
-    /// The filter of the program, and where its listener is sent.
-    filter: Option<(Filter, UnixStream)>,
-}
-
-impl Guard {
-    fn new(
-        channel: OwnedFd,
-        command: Vec<OsString>,
-        rule: Option<Rule>,
-        filter: Option<(Filter, UnixStream)>,
-    ) -> io::Result<Self> {
-        // A group of its own: what is sent to ours, by a terminal or by `kill %1`, does not reach it.
-        setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
-        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
-        // Where it is ignored, the kernel reaps by itself and tells nobody.
-        // SAFETY: the default disposition runs no handler.
-        unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) }?;
-        // SAFETY: this takes one number.
-        unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
-        rename();
-        let kept: Vec<RawFd> = [0, 1, 2, channel.as_raw_fd()]
-            .into_iter()
-            .chain(filter.iter().map(|(_, channel)| channel.as_raw_fd()))
-            .collect();
-        close_all_but(&kept)?;
-        let mut awaited = SigSet::empty();
-        awaited.add(Signal::SIGCHLD);
-        Ok(Self {
-            channel: channel.into(),
-            changes: SignalFd::with_flags(
-                &awaited,
-                SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK,
-            )?,
-            command,
-            rule,
-            filter,
-        })
-    }
-
-    /// Starts and reports until the bridge is gone; then ends everything.
-    fn run(&self) -> io::Result<()> {
-        let result = self.serve();
-        self.end();
-        result
-    }
-
-    fn serve(&self) -> io::Result<()> {
-        let mut order = vec![0; MAX_ORDER];
-        loop {
-            let ready = self.wait(PollTimeout::NONE)?;
-            if !self.report() {
-                return Ok(());
-            }
-            if ready {
-                match self.channel.recv(&mut order)? {
-                    0 => return Ok(()),
-                    length => self.start(Path::new(OsStr::from_bytes(&order[1..length]))),
-                }
-            }
-        }
-    }
-
-    /// Waits for an order (true) or a change of a process, at most so long.
-    fn wait(&self, limit: PollTimeout) -> io::Result<bool> {
-        let mut files = [
-            PollFd::new(self.channel.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.changes.as_fd(), PollFlags::POLLIN),
-        ];
-        poll(&mut files, limit)?;
-        let ordered = files[0].any().unwrap_or(true);
-        while self.changes.read_signal()?.is_some() {}
-        Ok(ordered)
-    }
-
-    /// Tells of what became of processes. Returns whether somebody listens.
-    fn report(&self) -> bool {
-        let (mut any, mut heard) = (false, true);
-        let left = reap(|pid, status| {
-            any = true;
-            heard &= self.tell(Event::Changed(pid, status));
-        });
-        if any && !left {
-            heard &= self.tell(Event::AllEnded);
-        }
-        heard
-    }
-
-    fn tell(&self, event: Event) -> bool {
-        let bytes = event.encode();
-        // The bridge may be gone, which is no reason for a signal.
-        let sent = sendmsg::<()>(
-            self.channel.as_raw_fd(),
-            &[IoSlice::new(&bytes)],
-            &[],
-            MsgFlags::MSG_NOSIGNAL,
-            None,
-        );
-        sent.is_ok()
-    }
-
-    /// Starts the program without a shell, in a process group of its own, with signals as a program expects them.
-    fn start(&self, shim: &Path) {
-        let event = match self.spawn(shim) {
-            Ok(pid) => Event::Started(pid),
-            Err(error) => Event::Failed(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))),
-        };
-        self.tell(event);
-    }
-
-    fn spawn(&self, shim: &Path) -> io::Result<Pid> {
-        let (program, arguments) = self
-            .command
-            .split_first()
-            .ok_or(io::Error::from_raw_os_error(libc::EINVAL))?;
-        let mut order = Command::new(program);
-        order.args(arguments).process_group(0);
-        if let Some(rule) = self.rule {
-            order.envs(preload::variables(rule, shim));
-        }
-        let parent = Pid::this();
-        // SAFETY: `prepare` makes system calls only, as is demanded between fork and exec.
-        unsafe { order.pre_exec(move || prepare(parent)) };
-        if let Some((filter, channel)) = &self.filter {
-            let (filter, channel) = (filter.clone(), channel.as_raw_fd());
-            // SAFETY: so does this, and what it uses was made before.
-            unsafe { order.pre_exec(move || filter.apply(channel)) };
-        }
-        Ok(Pid::from_raw(order.spawn()?.id().cast_signed()))
-    }
-
-    /// Ends all processes below this one.
-    fn end(&self) {
-        let mut ending = Ending::new(Signal::SIGTERM);
-        loop {
-            // All that is left is below us, so without children nothing is.
-            let left = reap(|_, _| ());
-            if !left || ending.step(&proc::descendants(Pid::this())) == Step::GaveUp {
-                return;
-            }
-            _ = self.wait_for_change();
-        }
-    }
-
-    fn wait_for_change(&self) -> io::Result<()> {
-        let mut files = [PollFd::new(self.changes.as_fd(), PollFlags::POLLIN)];
-        poll(&mut files, PollTimeout::from(LOOK_INTERVAL))?;
-        while self.changes.read_signal()?.is_some() {}
-        Ok(())
-    }
-}
-
-/// Runs in the child before the program: nothing of how we treat signals shall reach it, and it shall not outlive the guard.
-fn prepare(parent: Pid) -> io::Result<()> {
-    for number in 1..=libc::SIGRTMAX() {
-        // SAFETY: SIG_DFL is a valid disposition; numbers that cannot be set are refused without harm.
-        unsafe { libc::signal(number, libc::SIG_DFL) };
-    }
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
-    // SAFETY: PR_SET_PDEATHSIG takes a signal number.
-    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
-    if getppid() != parent {
-        // The guard ended before the line above could take effect.
-        return Err(io::Error::from_raw_os_error(libc::EINTR));
-    }
-    Ok(())
-}
-
-/// Closes every descriptor but these.
-fn close_all_but(kept: &[RawFd]) -> io::Result<()> {
-    let open: Vec<RawFd> = fs::read_dir("/proc/self/fd")?
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|number| !kept.contains(number))
-        .collect();
-    for number in open {
-        // SAFETY: what owns these in the copy of our memory is never used or dropped here; one, of the directory, is closed already.
-        unsafe { libc::close(number) };
-    }
-    Ok(())
-}
-
-/// Takes another name than the bridge, so that whoever looks for that, or kills it by name, finds one process: `ps` and
-/// `pgrep` read it, and `pgrep -f` the command line, which is overwritten where the kernel keeps it.
-fn rename() {
-    let name = std::ffi::CString::new(NAME).unwrap_or_default();
-    // SAFETY: the name ends in NUL.
-    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
-    let Some((start, end)) = proc::command_line_range() else {
-        return;
-    };
-    let title = [NAME.as_bytes(), b"\0"].concat();
-    for (offset, place) in (start..end).enumerate() {
-        let byte = title.get(offset).copied().unwrap_or(0);
-        // SAFETY: the kernel says that this process's arguments are there, on its stack; the copy here is used by nobody.
-        unsafe { (place as *mut u8).write_volatile(byte) };
     }
 }
 
