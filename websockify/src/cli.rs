@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use clap::{ArgAction, Parser, ValueEnum};
 
+use crate::origin::AllowedOrigin;
+
 /// The options as they were given.
 #[derive(Debug, Parser)]
 #[command(
@@ -80,6 +82,14 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     pub ready_file: Option<PathBuf>,
 
+    /// Let pages of this origin open a WebSocket, and no others; `same` is the host they ask. May be repeated
+    #[arg(long, value_name = "ORIGIN", action = ArgAction::Append)]
+    pub allow_origin: Vec<AllowedOrigin>,
+
+    /// How long a client may take to say what it wants
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = parse_some_seconds)]
+    pub handshake_timeout: Duration,
+
     /// Handle one WebSocket connection and exit
     #[arg(long, action = ArgAction::SetTrue)]
     pub run_once: bool,
@@ -140,6 +150,14 @@ fn parse_seconds(text: &str) -> Result<Duration, String> {
     match Duration::try_from_secs_f64(seconds) {
         Ok(duration) if duration <= FOREVER => Ok(duration),
         _ => Err("not a number of seconds from 0 on".to_owned()),
+    }
+}
+
+/// The same without 0.
+fn parse_some_seconds(text: &str) -> Result<Duration, String> {
+    match parse_seconds(text)? {
+        Duration::ZERO => Err("not a number of seconds above 0".to_owned()),
+        duration => Ok(duration),
     }
 }
 

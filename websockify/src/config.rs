@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::addr::{AddressError, HostPort, ListenAddr};
 use crate::cli::{Args, FOREVER, WrapMethod, WrapMode};
+use crate::origin::AllowedOrigins;
 
 /// What a command line asks for. It cannot be inconsistent.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub struct Config {
     pub limits: Limits,
     /// What each session does.
     pub session: SessionConfig,
+    /// Who may become a session.
+    pub door: Door,
     /// Whether to say more.
     pub verbose: bool,
 }
@@ -68,6 +71,15 @@ pub struct Limits {
     pub timeout: Option<Duration>,
     /// After so long without a connection.
     pub idle_timeout: Option<Duration>,
+}
+
+/// Who may become a session.
+#[derive(Clone, Debug)]
+pub struct Door {
+    /// The origins of pages that may.
+    pub origins: AllowedOrigins,
+    /// How long a client may take to say what it wants.
+    pub patience: Duration,
 }
 
 /// What each session does.
@@ -220,6 +232,10 @@ impl TryFrom<Args> for Config {
                 heartbeat: some_time(args.heartbeat),
                 traffic: args.traffic,
                 path: PathChoice::from_environment()?,
+            },
+            door: Door {
+                origins: AllowedOrigins::new(args.allow_origin),
+                patience: args.handshake_timeout,
             },
             verbose: args.verbose,
         })

@@ -8,12 +8,13 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use bytes::Bytes;
+use hyper::header::HeaderMap;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-use crate::config::SessionConfig;
-use crate::http::{self, Session};
+use crate::config::{Door, SessionConfig};
+use crate::http::{self, Closed, Session};
 use crate::listener::Peer;
 use crate::log;
 use crate::phase::Phase;
@@ -25,8 +26,6 @@ use crate::target::{ConnectError, Target};
 use crate::websocket::Close;
 use crate::websocket::frame::{CLOSE_FRAME, append_close};
 
-/// How long a client may take to say what it wants.
-const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// How long connections that are no sessions may go on when the server takes no more.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// What a TLS client is told when there is no certificate: a fatal `handshake_failure` alert (RFC 8446, section 6).
@@ -39,6 +38,8 @@ pub(crate) struct Handling {
     pub(crate) target: Target,
     /// What each session does.
     pub(crate) session: SessionConfig,
+    /// Who may become a session.
+    pub(crate) door: Door,
     /// How far the server is.
     pub(crate) phase: watch::Receiver<Phase>,
 }
@@ -52,7 +53,7 @@ pub(crate) async fn handle(
 ) -> bool {
     let mut phase = handling.phase.clone();
     // Boxed, as are the next steps, so that a session does not carry the room for them along.
-    let until_session = Box::pin(become_session(stream, peer, admit));
+    let until_session = Box::pin(become_session(stream, peer, &handling.door, admit));
     let upgraded = tokio::select! {
         biased;
         upgraded = until_session => upgraded,
@@ -81,14 +82,21 @@ struct Upgraded {
 async fn become_session(
     mut stream: Stream,
     peer: Peer,
+    door: &Door,
     admit: impl Fn() -> bool,
 ) -> Option<Upgraded> {
+    let deadline = Instant::now() + door.patience;
+    let judge = |headers: &HeaderMap| match () {
+        () if !door.origins.permit(headers) => Err(Closed::Origin),
+        () if !admit() => Err(Closed::Full),
+        () => Ok(()),
+    };
     let look = |protocol, start: &[u8]| {
         (protocol == Protocol::Http)
-            .then(|| http::plain_upgrade(start, &admit))
+            .then(|| http::plain_upgrade(start, judge))
             .flatten()
     };
-    match sniff::sniff(&stream, HANDSHAKE_LIMIT, look).await {
+    match sniff::sniff(&stream, deadline, look).await {
         Sniffed::Protocol(Protocol::Http, Some((head, session))) => {
             // All of it is there, as it was seen.
             let mut bytes = [0; 2 * sniff::FIRST_BYTES];
@@ -106,11 +114,11 @@ async fn become_session(
         }
         Sniffed::Closed => return None,
         Sniffed::TimedOut => {
-            tracing::debug!(%peer, "nothing came within {} s", HANDSHAKE_LIMIT.as_secs());
+            tracing::debug!(%peer, "nothing came within {} s", door.patience.as_secs_f64());
             return None;
         }
     }
-    let mut ended = Box::pin(http::serve(stream, peer, HANDSHAKE_LIMIT, admit)).await;
+    let mut ended = Box::pin(http::serve(stream, peer, deadline, judge)).await;
     match ended.session {
         Some(session) => Some(Upgraded {
             stream: ended.stream,
@@ -263,6 +271,10 @@ mod tests {
         let handling = Handling {
             target: Target::new(TargetConfig::Unix("/target".into()), None),
             session,
+            door: Door {
+                origins: Default::default(),
+                patience: Duration::from_secs(1),
+            },
             phase: phase.clone(),
         };
         let mut legs = (

@@ -4,19 +4,19 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::sync::Mutex;
 use std::task::Poll;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{
-    ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderValue, SEC_WEBSOCKET_VERSION,
-    SERVER, TRANSFER_ENCODING, UPGRADE,
+    ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderMap, HeaderValue,
+    SEC_WEBSOCKET_VERSION, SERVER, TRANSFER_ENCODING, UPGRADE,
 };
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::time::Instant;
 
 use crate::listener::Peer;
 use crate::stream::Stream;
@@ -52,16 +52,25 @@ pub(crate) struct Session {
     pub(crate) response: String,
 }
 
-/// Answers a request, unless it is an upgrade that `admit` lets pass; its head must come within `limit`.
+/// Why an upgrade that is right is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Closed {
+    /// The page is of an origin that is not let in.
+    Origin,
+    /// There are enough sessions.
+    Full,
+}
+
+/// Answers a request, unless it is an upgrade that `judge` lets pass; its head must come before the deadline.
 pub(crate) async fn serve(
     stream: Stream,
     peer: Peer,
-    limit: Duration,
-    admit: impl Fn() -> bool,
+    deadline: Instant,
+    judge: impl Fn(&HeaderMap) -> Result<(), Closed>,
 ) -> Ended {
     let accepted = Mutex::new(None);
     let service = service_fn(|request: Request<Incoming>| {
-        let mut response = match answer(&request, &admit) {
+        let mut response = match answer(&request, &judge) {
             Answer::Session(session) => {
                 *accepted.lock().expect("no other thread has it") = Some(session);
                 None
@@ -79,7 +88,7 @@ pub(crate) async fn serve(
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(limit)
+        .header_read_timeout(deadline.saturating_duration_since(Instant::now()))
         .max_header_size(MAX_HEAD)
         .max_buf_size(2 * MAX_HEAD)
         .half_close(true)
@@ -110,7 +119,10 @@ pub(crate) async fn serve(
 
 /// The length of the head of a request, if all of it is in `start`, and the session that it begins, if it is an upgrade like nearly
 /// all of them. What is none, or not as plain, is left to [`serve`], which makes the same of it at greater cost.
-pub(crate) fn plain_upgrade(start: &[u8], admit: impl Fn() -> bool) -> Option<(usize, Session)> {
+pub(crate) fn plain_upgrade(
+    start: &[u8],
+    judge: impl Fn(&HeaderMap) -> Result<(), Closed>,
+) -> Option<(usize, Session)> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_PLAIN_HEADERS];
     let mut parsed = httparse::Request::new(&mut headers);
     let Ok(httparse::Status::Complete(length)) = parsed.parse(start) else {
@@ -125,7 +137,7 @@ pub(crate) fn plain_upgrade(start: &[u8], admit: impl Fn() -> bool) -> Option<(u
         && ![CONTENT_LENGTH, TRANSFER_ENCODING, EXPECT]
             .iter()
             .any(|name| request.headers().contains_key(name));
-    match answer(&request, admit) {
+    match answer(&request, judge) {
         Answer::Session(session) if is_plain => Some((length, session)),
         _ => None,
     }
@@ -140,19 +152,23 @@ enum Answer {
 }
 
 /// What to make of a request.
-fn answer<B>(request: &Request<B>, admit: impl Fn() -> bool) -> Answer {
+fn answer<B>(request: &Request<B>, judge: impl Fn(&HeaderMap) -> Result<(), Closed>) -> Answer {
     let Acceptance {
         accept_key,
         subprotocol,
         encoding,
     } = match handshake::judge(request) {
-        Judgement::Accepted(acceptance) if admit() => acceptance,
-        Judgement::Accepted(_) => {
-            return Answer::Refusal(refusal(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "No more connections\n",
-            ));
-        }
+        Judgement::Accepted(acceptance) => match judge(request.headers()) {
+            Ok(()) => acceptance,
+            Err(Closed::Origin) => {
+                let text = "Forbidden: pages of this origin may not connect\n";
+                return Answer::Refusal(refusal(StatusCode::FORBIDDEN, text));
+            }
+            Err(Closed::Full) => {
+                let text = "No more connections\n";
+                return Answer::Refusal(refusal(StatusCode::SERVICE_UNAVAILABLE, text));
+            }
+        },
         Judgement::Plain => {
             let text = "Method Not Allowed: this port speaks WebSocket only\n";
             let mut response = refusal(StatusCode::METHOD_NOT_ALLOWED, text);

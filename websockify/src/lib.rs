@@ -23,6 +23,7 @@ mod future;
 mod http;
 mod listener;
 pub mod log;
+pub mod origin;
 mod phase;
 mod relay;
 mod server;
@@ -70,6 +71,7 @@ pub fn run(config: Config) -> Result<u8> {
         wrap,
         limits,
         session,
+        door,
         ..
     } = config;
     // A mask that we were started with would keep us from hearing of signals; no other thread runs yet.
@@ -107,7 +109,7 @@ pub fn run(config: Config) -> Result<u8> {
         let listener = bound
             .into_listener()
             .context("cannot watch the listening socket")?;
-        let service = server::serve(listener, target, session, limits, phases);
+        let service = server::serve(listener, target, session, door, limits, phases);
         let supervise = |wrapped: Wrapped| {
             let (orders, received) = mpsc::channel(8);
             (orders, wrapped.supervise(received, gone))

@@ -12,7 +12,7 @@ use anyhow::Result;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::config::{Limits, SessionConfig};
+use crate::config::{Door, Limits, SessionConfig};
 use crate::connection::{self, Handling};
 use crate::future::or_never;
 use crate::listener::{Listener, Peer, Socket};
@@ -36,6 +36,7 @@ pub(crate) async fn serve(
     listener: Listener,
     target: Target,
     session: SessionConfig,
+    door: Door,
     limits: Limits,
     mut phase: watch::Receiver<Phase>,
 ) -> Result<()> {
@@ -44,6 +45,7 @@ pub(crate) async fn serve(
     let handling = Arc::new(Handling {
         target,
         session,
+        door,
         phase: known,
     });
     let connections = Arc::new(Connections::new());

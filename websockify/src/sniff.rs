@@ -2,7 +2,8 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
 
 use crate::stream::Stream;
 use crate::sys;
@@ -51,11 +52,11 @@ fn classify(start: &[u8]) -> Option<Protocol> {
     }
 }
 
-/// Waits until the client has said enough to be classified, at most for `limit`. `look` is shown the first bytes as far as they are there
+/// Waits until the client has said enough to be classified, at most until `deadline`. `look` is shown the first bytes as far as they are there
 /// by then.
 pub(crate) async fn sniff<T>(
     stream: &Stream,
-    limit: Duration,
+    deadline: Instant,
     mut look: impl FnMut(Protocol, &[u8]) -> T,
 ) -> Sniffed<T> {
     let mut attempt = || {
@@ -76,7 +77,7 @@ pub(crate) async fn sniff<T>(
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
         done => return done.unwrap_or(Sniffed::Closed),
     }
-    match tokio::time::timeout(limit, stream.when_readable(attempt)).await {
+    match timeout_at(deadline, stream.when_readable(attempt)).await {
         Ok(sniffed) => sniffed.unwrap_or(Sniffed::Closed),
         Err(_) => Sniffed::TimedOut,
     }

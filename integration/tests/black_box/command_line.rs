@@ -30,6 +30,14 @@ fn usage_errors_exit_with_2_and_say_what_is_wrong() {
             "not a number of seconds",
         ),
         (
+            &["6080", "h:1", "--allow-origin", "example.com"],
+            "not an origin such as https://example.com",
+        ),
+        (
+            &["6080", "h:1", "--handshake-timeout", "0"],
+            "not a number of seconds above 0",
+        ),
+        (
             &["6080", "h:1", "--unix-listen-mode", "9"],
             "permission bits",
         ),

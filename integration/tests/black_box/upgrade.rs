@@ -257,3 +257,83 @@ fn a_client_that_says_nothing_is_let_go_when_it_leaves() {
     client.send_close(1000);
     assert_eq!(client.read_frame().close().0, Some(1000));
 }
+
+#[test]
+fn pages_of_other_origins_are_refused_and_who_is_no_page_is_not() {
+    let target = Target::new();
+    let options = [
+        "--allow-origin",
+        "https://example.com",
+        "--allow-origin=same",
+    ];
+    let address = target.address().to_string();
+    let server = Server::with(&[&options[..], &[&address]].concat());
+    let host = server.address().to_string();
+    let own = format!("http://{host}");
+    for (origin, code) in [
+        ("https://example.com", "101"),
+        (&own, "101"),
+        ("https://evil.example", "403"),
+        ("null", "403"),
+    ] {
+        let handshake = Handshake::default()
+            .replace("Host", &host)
+            .replace("Origin", origin);
+        assert_eq!(status(&server, &handshake).0, code, "{origin}");
+        // A body makes it a request that is not as plain, and is judged all the same.
+        let handshake = handshake.with("Content-Length: 0");
+        assert_eq!(status(&server, &handshake).0, code, "{origin}");
+    }
+    assert_eq!(status(&server, &Handshake::default()).0, "101");
+    // Without the option every page may.
+    let open = Server::to(target.address());
+    let handshake = Handshake::default().with("Origin: https://evil.example");
+    assert_eq!(status(&open, &handshake).0, "101");
+}
+
+#[test]
+fn who_says_nothing_or_too_little_is_closed_when_its_time_is_over() {
+    let target = Target::new();
+    let address = target.address().to_string();
+    let server = Server::with(&["--handshake-timeout", "0.5", &address]);
+    let mut silent = Client::raw(server.address());
+    let mut dripping = Client::raw(server.address());
+    dripping
+        .stream()
+        .set_read_timeout(Some(std::time::Duration::from_millis(20)))
+        .unwrap();
+    let request = Handshake::default().bytes();
+    let mut answer = Vec::new();
+    let ended = request.iter().any(|byte| {
+        dripping.try_send(&[*byte]).is_err()
+            || !matches!(
+                dripping.stream().read_to_end(&mut answer),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock
+            )
+    });
+    assert!(ended, "it was allowed to go on");
+    silent.expect_end();
+    // Whoever has become a session in time is not bounded by it.
+    let mut client = Client::connect(server.address());
+    Client::raw(server.address()).expect_end();
+    client.send_close(1000);
+    assert_eq!(client.read_frame().close().0, Some(1000));
+}
+
+#[test]
+fn hundreds_of_silent_connections_keep_nobody_waiting() {
+    let target = Target::new();
+    let server = Server::to(target.address());
+    let silent: Vec<Client> = (0..400).map(|_| Client::raw(server.address())).collect();
+    let mut dripping: Vec<Client> = (0..50).map(|_| Client::raw(server.address())).collect();
+    for client in &mut dripping {
+        client.send(b"GET / HTTP/1.1\r\nHost: x\r\n");
+    }
+    // Far less than the ten seconds that those have.
+    let start = std::time::Instant::now();
+    for _ in 0..20 {
+        Client::connect(server.address());
+    }
+    assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
+    drop((silent, dripping));
+}
