@@ -11,7 +11,10 @@ CARGO ?= cargo
 PREFIX ?= /usr/local
 # Debian packages come through sudo unless we are root already.
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
-BUILD := $(CARGO) build --release --locked -p websockify -p rebind
+BUILD := $(CARGO) build --release --locked -p websockify
+# Prints where the shim is that is in the executable; another build of it is not the same to the byte.
+SHIM := $(CARGO) build --release --locked --quiet -p websockify --message-format=json \
+	| sed -n 's/.*\["REBIND_LIBRARY","\([^"]*\)"\].*/\1/p'
 RUN_PACKAGES := telnetd-ssl
 TEST_PACKAGES := telnetd-ssl tigervnc-standalone-server tigervnc-tools redis-server busybox-static socat tmux \
 	python3 python3-venv perl iproute2 libcap2-bin binutils util-linux \
@@ -64,7 +67,7 @@ install:
 	$(BUILD)
 	install -D -m 755 target/release/websockify $(DESTDIR)$(PREFIX)/bin/websockify
 	install -D -m 755 target/release/rebind $(DESTDIR)$(PREFIX)/bin/rebind
-	install -D -m 644 target/release/librebind.so $(DESTDIR)$(PREFIX)/lib/websockify/librebind.so
+	install -D -m 644 "$$($(SHIM))" $(DESTDIR)$(PREFIX)/lib/websockify/librebind.so
 
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/bin/websockify $(DESTDIR)$(PREFIX)/bin/rebind $(DESTDIR)$(PREFIX)/lib/websockify/librebind.so

@@ -9,6 +9,7 @@
 //! - [`paths`]: nothing is lost or changed on any way that payload takes.
 //! - [`lifetime`]: stopping, run-once, timeouts, leaks.
 //! - [`shim`]: the preloaded library itself.
+//! - [`library`]: where the preloaded library comes from.
 //! - [`methods`]: how a port is moved: preloading, seccomp, not at all.
 //! - [`guard`]: nothing of a wrapped program outlives the bridge; the bridge as the first process of a container.
 //! - [`terminal`]: a wrapped program in a terminal.
@@ -19,6 +20,7 @@ mod command_line;
 mod compatible;
 mod ending;
 mod guard;
+mod library;
 mod lifetime;
 mod listening;
 mod methods;
