@@ -90,13 +90,13 @@ pub struct SessionConfig {
     /// Whether each transfer is marked on stderr.
     pub traffic: bool,
     /// Which way payload takes to the client.
-    pub path: PathChoice,
+    pub way: WayChoice,
 }
 
 /// Which way payload takes to the client, where there is a choice. For tests and measurements: the environment variable
 /// `WEBSOCKIFY_RELAY`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum PathChoice {
+pub enum WayChoice {
     /// The best one.
     #[default]
     Auto,
@@ -106,22 +106,22 @@ pub enum PathChoice {
     Splice,
 }
 
-impl PathChoice {
+impl WayChoice {
     fn from_environment() -> Result<Self, UsageError> {
-        match std::env::var_os(PATH_VARIABLE) {
+        match std::env::var_os(WAY_VARIABLE) {
             None => Ok(Self::Auto),
             Some(value) if value == "copy" => Ok(Self::Copy),
             Some(value) if value == "splice" => Ok(Self::Splice),
             Some(value) => usage(&format!(
-                "{PATH_VARIABLE}='{}' in the environment is neither 'copy' nor 'splice'",
+                "{WAY_VARIABLE}='{}' in the environment is neither 'copy' nor 'splice'",
                 value.display()
             )),
         }
     }
 }
 
-/// The variable of [`PathChoice`].
-const PATH_VARIABLE: &str = "WEBSOCKIFY_RELAY";
+/// The variable of [`WayChoice`].
+const WAY_VARIABLE: &str = "WEBSOCKIFY_RELAY";
 
 /// A command line that contradicts itself, or lacks something; the text is for the user.
 #[derive(Debug, PartialEq, Eq)]
@@ -231,7 +231,7 @@ impl TryFrom<Args> for Config {
             session: SessionConfig {
                 heartbeat: some_time(args.heartbeat),
                 traffic: args.traffic,
-                path: PathChoice::from_environment()?,
+                way: WayChoice::from_environment()?,
             },
             door: Door {
                 origins: AllowedOrigins::new(args.allow_origin),

@@ -98,12 +98,16 @@ async fn become_session(
     };
     match sniff::sniff(&stream, deadline, look).await {
         Sniffed::Protocol(Protocol::Http, Some((head, session))) => {
-            // All of it is there, as it was seen.
+            // All of it is there, as it was seen; something may be behind it.
             let mut bytes = [0; 2 * sniff::FIRST_BYTES];
-            let length = sys::receive(stream.as_fd(), &mut bytes).ok()?;
-            return Some(Upgraded {
-                early: Bytes::copy_from_slice(bytes[..length].get(head..)?),
+            let received = sys::receive(stream.as_fd(), &mut bytes);
+            let early = received.ok().and_then(|length| bytes[..length].get(head..));
+            if early.is_none() {
+                tracing::info!(%peer, "Client connection lost before its upgrade");
+            }
+            return early.map(Bytes::copy_from_slice).map(|early| Upgraded {
                 stream,
+                early,
                 session,
             });
         }
@@ -254,7 +258,7 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::config::{PathChoice, TargetConfig};
+    use crate::config::{TargetConfig, WayChoice};
 
     /// Most of what an idle session takes is its task, so this is what keeps that small.
     #[tokio::test]
@@ -266,7 +270,7 @@ mod tests {
         let session = SessionConfig {
             heartbeat: None,
             traffic: false,
-            path: PathChoice::Auto,
+            way: WayChoice::Auto,
         };
         let handling = Handling {
             target: Target::new(TargetConfig::Unix("/target".into()), None),

@@ -137,9 +137,10 @@ pub(crate) fn plain_upgrade(
         && ![CONTENT_LENGTH, TRANSFER_ENCODING, EXPECT]
             .iter()
             .any(|name| request.headers().contains_key(name));
-    match answer(&request, judge) {
-        Answer::Session(session) if is_plain => Some((length, session)),
-        _ => None,
+    // Judged once only: who is let in may be the last one.
+    match is_plain.then(|| answer(&request, judge))? {
+        Answer::Session(session) => Some((length, session)),
+        Answer::Refusal(_) => None,
     }
 }
 

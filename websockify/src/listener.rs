@@ -117,7 +117,7 @@ impl Bound {
     pub(crate) fn into_listener(self) -> io::Result<Listener> {
         if let Address::Tcp(_) = self.address {
             // What it accepts takes after it.
-            sys::tune_tcp(self.socket.as_fd(), true);
+            sys::tune_tcp(self.socket.as_fd());
         }
         Ok(Listener {
             socket: sys::watch_for_input(self.socket)?,

@@ -85,11 +85,22 @@ thread_local! {
 
 /// Writes the lines that `log` makes at once.
 pub(crate) fn together(log: impl FnOnce()) {
-    TOGETHER.set(Some(String::with_capacity(512)));
-    log();
-    if let Some(lines) = TOGETHER.take().filter(|lines| !lines.is_empty()) {
-        write_lines(lines.trim_end_matches('\n'), lines.lines().count());
+    /// Writes them in the end, whatever that is.
+    struct Written;
+    impl Drop for Written {
+        fn drop(&mut self) {
+            let lines = TOGETHER.take().unwrap_or_default();
+            let lines = lines.trim_end_matches('\n');
+            if lines.len() > MAX_LINE {
+                lines.lines().for_each(|line| write_lines(line, 1));
+            } else if !lines.is_empty() {
+                write_lines(lines, lines.lines().count());
+            }
+        }
     }
+    TOGETHER.set(Some(String::with_capacity(512)));
+    let _written = Written;
+    log();
 }
 
 /// Writes a line to stderr, at most [`MAX_LINE`] bytes of it.
@@ -109,14 +120,14 @@ fn write_line(line: &mut String) {
 }
 
 /// Writes this many lines to stderr, all or none of them.
-fn write_lines(line: &str, count: usize) {
+fn write_lines(lines: &str, count: usize) {
     let mut state = STATE.lock().unwrap_or_else(PoisonError::into_inner);
     let lost = match state.lost {
         0 => String::new(),
         lost => format!("({lost} lines were lost, stderr was full)\n"),
     };
     let start = if state.within_line { "\n" } else { "" };
-    if write(&mut state.rest, &format!("{start}{lost}{line}\n")) {
+    if write(&mut state.rest, &format!("{start}{lost}{lines}\n")) {
         (state.lost, state.within_line) = (0, false);
     } else {
         state.lost += count;

@@ -108,7 +108,7 @@ pub(crate) fn connect(address: SocketAddr) -> io::Result<(TcpStream, bool)> {
     };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = nix::sys::socket::socket(family, SockType::Stream, flags, SockProtocol::Tcp)?;
-    tune_tcp(socket.as_fd(), !address.ip().is_loopback());
+    tune_tcp(socket.as_fd());
     match nix::sys::socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(address)) {
         Ok(()) => return Ok((socket.into(), true)),
         Err(Errno::EINPROGRESS) => {}
@@ -157,8 +157,8 @@ pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, SockaddrS
     Ok((accepted, address))
 }
 
-/// What every TCP leg gets: no delay for small writes, and with `probes` a look from time to time whether the peer is still there.
-pub(crate) fn tune_tcp(socket: BorrowedFd<'_>, probes: bool) {
+/// What every TCP leg gets: no delay for small writes, and probes that notice a peer which is gone.
+pub(crate) fn tune_tcp(socket: BorrowedFd<'_>) {
     fn set<O: SetSockOpt>(socket: BorrowedFd<'_>, option: O, value: &O::Val) {
         if let Err(error) = setsockopt(&socket, option, value) {
             // The peer may be gone already, which the first read tells.
@@ -168,9 +168,6 @@ pub(crate) fn tune_tcp(socket: BorrowedFd<'_>, probes: bool) {
     const IDLE: Duration = Duration::from_secs(60);
     const INTERVAL: Duration = Duration::from_secs(20);
     set(socket, sockopt::TcpNoDelay, &true);
-    if !probes {
-        return;
-    }
     set(socket, sockopt::KeepAlive, &true);
     set(socket, sockopt::TcpKeepIdle, &(IDLE.as_secs() as u32));
     set(

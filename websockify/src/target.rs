@@ -167,8 +167,7 @@ async fn connect_any(candidates: &[SocketAddr], deadline: Instant) -> Result<Str
         let left = (candidates.len() - index) as u32;
         let share = deadline.saturating_duration_since(Instant::now()) / left;
         match timeout(share, connect_one(candidate)).await {
-            // A port of the ephemeral range that nobody listens on can be connected to itself.
-            Ok(Ok(stream)) if stream.local_addr().ok() == Some(candidate) => {
+            Ok(Ok(stream)) if is_its_own_peer(&stream, candidate) => {
                 failure.get_or_insert((candidate, io::ErrorKind::ConnectionRefused.into()));
             }
             Ok(Ok(stream)) => return Ok(Stream::Tcp(stream)),
@@ -194,11 +193,22 @@ async fn connect_one(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::from_std(stream)?;
     if !connected {
         stream.writable().await?;
-        if let Some(error) = stream.take_error()? {
-            return Err(error);
+        match stream.take_error()? {
+            // It was connected, and what the target said before is still to be read.
+            Some(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
+            Some(error) => return Err(error),
+            None => {}
         }
     }
     Ok(stream)
+}
+
+/// Whether a socket was connected to itself, as a port of the ephemeral range can be that nobody listens on.
+fn is_its_own_peer(stream: &TcpStream, target: SocketAddr) -> bool {
+    let local = stream.local_addr().ok();
+    local.is_some_and(|local| {
+        local.port() == target.port() && stream.peer_addr().is_ok_and(|peer| peer == local)
+    })
 }
 
 async fn connect_unix(path: &Path) -> io::Result<Stream> {

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::mpsc::error::SendError;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 /// What a worker is given to do.
@@ -78,15 +79,17 @@ impl<J: Job> Workers<J> {
                     &self.others[self.others.len() - 1]
                 }
                 Err(error) => {
-                    tracing::warn!("cannot start another worker thread: {error}");
-                    self.limit = self.others.len();
-                    return self.assign(job);
+                    tracing::debug!("cannot start another worker thread: {error}");
+                    return job.start(Load::on(&self.own_load));
                 }
             },
         };
-        let load = Load::on(&worker.load);
-        // A worker ends only when its channel does.
-        _ = worker.jobs.send((job, load));
+        let sent = worker.jobs.send((job, Load::on(&worker.load)));
+        if let Err(SendError((job, _))) = sent {
+            // Something has gone wrong in that thread.
+            self.others.retain(|worker| !worker.jobs.is_closed());
+            self.assign(job);
+        }
     }
 }
 

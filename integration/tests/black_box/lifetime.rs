@@ -4,7 +4,7 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::time::Instant;
 
-use integration::{Client, Server, Target, frame, pattern, session, wait_until};
+use integration::{Client, Handshake, Server, Target, frame, pattern, session, wait_until};
 use nix::sys::signal::Signal;
 
 #[test]
@@ -113,6 +113,28 @@ fn run_once_takes_the_first_upgrade_and_nobody_else() {
     drop(silent);
     assert_eq!(server.wait().code(), Some(0));
     assert!(server.rest_of_log().contains("exiting due to --run-once"));
+}
+
+#[test]
+fn run_once_takes_an_upgrade_that_is_not_as_plain_as_others() {
+    for header in ["Content-Length: 0", "Expect: 100-continue"] {
+        let target = Target::new();
+        let mut server = Server::with(&["--run-once", &target.address().to_string()]);
+        let handshake = Handshake::default().with(header);
+        let mut client = Client::ask(server.address(), &handshake.bytes());
+        if client.response.starts_with("HTTP/1.1 100 ") {
+            client.read_head();
+        }
+        assert!(
+            client.response.starts_with("HTTP/1.1 101 "),
+            "{header}: {}",
+            client.response
+        );
+        client.send_close(1000);
+        client.read_to_close();
+        client.expect_end();
+        assert_eq!(server.wait().code(), Some(0), "{header}");
+    }
 }
 
 #[test]

@@ -5,10 +5,12 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex};
 
 use integration::{Chance, Client, Server, Target, frame, hash, pattern, wait_until};
+use nix::sys::socket::{MsgFlags, send};
 
 /// The ways, as `WEBSOCKIFY_RELAY` names them; without it, the bridge chooses.
 const WAYS: [&str; 3] = ["auto", "copy", "splice"];
@@ -177,6 +179,37 @@ fn a_target_that_closes_while_much_is_under_way_loses_none_of_it() {
                 let (arrived, code, reason) = client.read_to_close();
                 assert!(arrived == bytes, "{way}, {length}: {}", arrived.len());
                 assert_eq!((code, reason.as_str()), (Some(1000), "Target closed"));
+            });
+            client.send_close(1000);
+            client.expect_end();
+        }
+    }
+}
+
+#[test]
+fn urgent_data_of_the_target_stops_nothing() {
+    for way in WAYS {
+        let target = Target::new();
+        let server = bridge(way, target.address());
+        for length in [1, 65_536, 600_000, 1 << 20] {
+            let mut client = Client::connect(server.address());
+            let mut peer = target.accept();
+            let (bytes, tail) = (pattern(length), pattern(100_000));
+            std::thread::scope(|scope| {
+                let writer = scope.spawn(|| {
+                    peer.write_all(&bytes).unwrap();
+                    // Out of band, as telnetd sends it: it is no part of the stream.
+                    assert_eq!(send(peer.as_raw_fd(), b"!", MsgFlags::MSG_OOB), Ok(1));
+                    peer.write_all(&tail).unwrap();
+                    drop(peer);
+                });
+                if length < 1 << 19 {
+                    writer.join().unwrap();
+                }
+                let (arrived, code, _) = client.read_to_close();
+                assert_eq!(arrived.len(), length + tail.len(), "{way}, {length}");
+                assert!(arrived[..length] == bytes && arrived[length..] == tail);
+                assert_eq!(code, Some(1000), "{way}, {length}");
             });
             client.send_close(1000);
             client.expect_end();

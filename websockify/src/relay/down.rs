@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::shared::Shared;
 use super::splice::{self, Pipe};
 use super::{
-    CLOSE_LIMIT, Cause, EOF_LIMIT, Path, STALL_LIMIT, buffer, drain, patiently, while_taking,
+    CLOSE_LIMIT, Cause, EOF_LIMIT, STALL_LIMIT, Way, buffer, drain, patiently, while_taking,
 };
 use crate::log;
 use crate::stream::{ReadHalf, WriteHalf};
@@ -28,7 +28,7 @@ pub(super) struct Down<'a> {
     target: ReadHalf<'a>,
     client: WriteHalf<'a>,
     encoding: Encoding,
-    path: Path,
+    way: Way,
     shared: &'a Shared,
     traffic: bool,
     /// Whether much waits, so that a pipe is worth its while.
@@ -75,7 +75,7 @@ impl<'a> Down<'a> {
         target: ReadHalf<'a>,
         client: WriteHalf<'a>,
         encoding: Encoding,
-        path: Path,
+        way: Way,
         shared: &'a Shared,
         traffic: bool,
     ) -> Self {
@@ -83,10 +83,10 @@ impl<'a> Down<'a> {
             target,
             client,
             encoding,
-            path,
+            way,
             shared,
             traffic,
-            much: path == Path::SpliceAll,
+            much: way == Way::SpliceAll,
             pipes_in_a_row: 0,
         }
     }
@@ -179,7 +179,7 @@ impl<'a> Down<'a> {
         if news {
             return Poll::Ready(Turn::Look);
         }
-        let splices = self.much && self.path != Path::Copy;
+        let splices = self.much && self.way != Way::Copy;
         if let Some(pipe) = splices.then(Pipe::take).flatten() {
             return self.poll_splice(cx, pipe);
         }
@@ -188,11 +188,21 @@ impl<'a> Down<'a> {
 
     /// Moves what waits into a pipe, and on to the client as far as it takes it at once.
     fn poll_splice(&mut self, cx: &mut Context<'_>, mut pipe: Pipe) -> Poll<Turn> {
-        let filled = self.target.poll_io(cx, |target| pipe.fill(target));
+        // That nothing is there, or nothing more, is not for splice(2) to say: it stops at urgent data (tcp(7)) and never gets
+        // past it. So the runtime is not told, and reading decides.
+        let filled = self.target.poll_io(cx, |target| match pipe.fill(target) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            filled => filled,
+        });
         let length = match filled {
+            Poll::Ready(Ok(0)) => {
+                pipe.put_back();
+                self.note_much(0);
+                return self.poll_copy(cx);
+            }
             Poll::Ready(Ok(length)) => length,
             Poll::Ready(Err(error)) if splice::is_unfit(&error) => {
-                self.path = Path::Copy;
+                self.way = Way::Copy;
                 return self.poll_copy(cx);
             }
             Poll::Ready(Err(_)) => return Poll::Ready(self.target_finished(true)),
@@ -202,10 +212,6 @@ impl<'a> Down<'a> {
                 return Poll::Pending;
             }
         };
-        if length == 0 {
-            pipe.put_back();
-            return Poll::Ready(self.target_finished(false));
-        }
         self.note_much(length);
         self.pipes_in_a_row += 1;
         self.shared.note_down(length);
@@ -227,7 +233,7 @@ impl<'a> Down<'a> {
 
     /// Takes note of how much was there at once.
     fn note_much(&mut self, length: usize) {
-        self.much = length >= buffer::PAYLOAD || self.path == Path::SpliceAll;
+        self.much = length >= buffer::PAYLOAD || self.way == Way::SpliceAll;
         if length < buffer::PAYLOAD {
             self.pipes_in_a_row = 0;
         }
@@ -249,7 +255,7 @@ impl<'a> Down<'a> {
             match ready!(self.client.poll_io(cx, |client| pipe.drain(client))) {
                 Ok(moved) => self.shared.note_written(moved),
                 Err(error) if splice::is_unfit(&error) => {
-                    self.path = Path::Copy;
+                    self.way = Way::Copy;
                     rest.bytes = pipe.empty()?;
                 }
                 Err(error) => return Poll::Ready(Err(error)),

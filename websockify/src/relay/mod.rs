@@ -32,7 +32,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use crate::config::{PathChoice, SessionConfig};
+use crate::config::{SessionConfig, WayChoice};
 use crate::phase::Phase;
 use crate::stream::{ReadHalf, Stream, WriteHalf};
 use crate::sys;
@@ -58,7 +58,7 @@ const STALL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// The way of payload from the target to the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Path {
+enum Way {
     /// Through the worker's buffer.
     Copy,
     /// Through a pipe when much waits, through the buffer when little does.
@@ -67,13 +67,13 @@ enum Path {
     SpliceAll,
 }
 
-impl Path {
+impl Way {
     /// The one place where it is decided: what has to be looked at or changed on its way is copied.
-    fn choose(encoding: Encoding, asked: PathChoice) -> Self {
+    fn choose(encoding: Encoding, asked: WayChoice) -> Self {
         match (encoding, asked) {
-            (Encoding::Base64, _) | (_, PathChoice::Copy) => Self::Copy,
-            (Encoding::Binary, PathChoice::Auto) => Self::Splice,
-            (Encoding::Binary, PathChoice::Splice) => Self::SpliceAll,
+            (Encoding::Base64, _) | (_, WayChoice::Copy) => Self::Copy,
+            (Encoding::Binary, WayChoice::Auto) => Self::Splice,
+            (Encoding::Binary, WayChoice::Splice) => Self::SpliceAll,
         }
     }
 }
@@ -166,7 +166,7 @@ pub(crate) async fn run(
         target_read,
         client_write,
         encoding,
-        Path::choose(encoding, config.path),
+        Way::choose(encoding, config.way),
         &shared,
         config.traffic,
     );
