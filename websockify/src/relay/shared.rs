@@ -1,9 +1,10 @@
 //! What the two directions of a session know of each other.
 //!
-//! They run in one task, so the lock is never contended, and a direction that waits for a flag is polled again whenever the
-//! task is.
+//! They run in one task, so nothing here is ever contended, and a direction that waits for a flag is polled again whenever the
+//! task is. What is asked at every turn is a plain load.
 
 use std::future::poll_fn;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
@@ -21,36 +22,49 @@ const MAX_CONTROL: usize = 4096;
 /// The session's state beside its two directions.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
+    flags: AtomicU32,
+    up_bytes: AtomicU64,
+    down_bytes: AtomicU64,
+    /// Bytes written to the client's socket, frame headers included.
+    written: AtomicU64,
     state: Mutex<State>,
 }
 
+/// Something that is so, or not.
+#[derive(Clone, Copy, Debug)]
+#[repr(u32)]
+enum Flag {
+    /// There are pings or pongs for the client.
+    Control = 1,
+    /// The session ends, see [`State::ending`].
+    Ending = 1 << 1,
+    /// The client's connection is of no use any more.
+    ClientLost = 1 << 2,
+    /// The client ended its side without a close frame.
+    ClientFinished = 1 << 3,
+    /// Nothing more of the client will be passed on.
+    UpEnded = 1 << 4,
+    /// The client had its time to answer our close frame.
+    UpCut = 1 << 5,
+    /// The client has got everything, a close frame and the end of our side.
+    DownFinished = 1 << 6,
+    /// The target has got everything and the end of our side.
+    UpFinished = 1 << 7,
+    /// The client was heard since this was last asked.
+    SignOfLife = 1 << 8,
+    /// We do not listen to the client because the target is stalled.
+    Stalled = 1 << 9,
+    /// A write to the target was answered with a reset.
+    TargetReset = 1 << 10,
+}
+
+/// What is looked at only when a flag says so.
 #[derive(Debug, Default)]
 struct State {
     /// Pings and pongs that the client is to get before the next data.
     control: Vec<u8>,
     /// Set once the session ends.
     ending: Option<Ending>,
-    /// The client's connection is of no use any more.
-    client_lost: bool,
-    /// The client ended its side without a close frame.
-    client_finished: bool,
-    /// Nothing more of the client will be passed on.
-    up_ended: bool,
-    /// The client had its time to answer our close frame.
-    up_cut: bool,
-    /// The client has got everything, a close frame and the end of our side.
-    down_finished: bool,
-    /// The target has got everything and the end of our side.
-    up_finished: bool,
-    /// The client was heard since this was last asked, or we do not listen to it because the target is stalled.
-    sign_of_life: bool,
-    stalled: bool,
-    /// A write to the target was answered with a reset.
-    target_reset: bool,
-    up_bytes: u64,
-    down_bytes: u64,
-    /// Bytes written to the client's socket, frame headers included.
-    written: u64,
 }
 
 /// How a session ends.
@@ -66,56 +80,68 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn is(&self, flag: Flag) -> bool {
+        self.flags.load(Ordering::Relaxed) & flag as u32 != 0
+    }
+
+    fn set(&self, flag: Flag, value: bool) {
+        let flags = self.flags.load(Ordering::Relaxed) & !(flag as u32);
+        let bit = if value { flag as u32 } else { 0 };
+        self.flags.store(flags | bit, Ordering::Relaxed);
+    }
+
     /// Begins the end of the session; what came first stays.
     pub(super) fn end(&self, cause: Cause, close: Option<Close>) {
         self.state().ending.get_or_insert(Ending { cause, close });
+        self.set(Flag::Ending, true);
+    }
+
+    fn ending(&self) -> Option<Ending> {
+        self.is(Flag::Ending).then(|| self.state().ending).flatten()
     }
 
     /// The close frame with which the client is to be told the end, once that has begun.
     pub(super) fn close(&self) -> Option<Close> {
-        self.state().ending?.close
+        self.ending()?.close
     }
 
     /// Whether the session ends, for whatever reason.
     pub(super) fn is_ending(&self) -> bool {
-        let state = self.state();
-        state.ending.is_some() || state.client_finished
+        self.is(Flag::Ending) || self.is(Flag::ClientFinished)
     }
 
     /// How long a peer may take nothing before it is given up: for ever unless the session ends.
     pub(super) fn patience(&self) -> Option<Duration> {
-        let state = self.state();
-        match state.ending {
+        match self.ending() {
             Some(Ending {
                 cause: Cause::ClientViolation,
                 ..
             }) => Some(CLOSE_LIMIT),
             Some(_) => Some(STALL_LIMIT),
-            None => state.client_finished.then_some(STALL_LIMIT),
+            None => self.is(Flag::ClientFinished).then_some(STALL_LIMIT),
         }
     }
 
     /// The client's connection broke: it gets nothing more.
     pub(super) fn lose_client(&self, cause: Cause) {
         self.end(cause, None);
-        let mut state = self.state();
-        state.client_lost = true;
-        state.up_cut = true;
+        self.set(Flag::ClientLost, true);
+        self.set(Flag::UpCut, true);
     }
 
     /// Whether [`Shared::lose_client`] was called.
     pub(super) fn client_is_lost(&self) -> bool {
-        self.state().client_lost
+        self.is(Flag::ClientLost)
     }
 
     /// The client ended its side without a close frame; it may still read.
     pub(super) fn finish_client(&self) {
-        self.state().client_finished = true;
+        self.set(Flag::ClientFinished, true);
     }
 
     /// Whether [`Shared::finish_client`] was called.
     pub(super) fn client_has_finished(&self) -> bool {
-        self.state().client_finished
+        self.is(Flag::ClientFinished)
     }
 
     /// Queues the answer to a ping.
@@ -125,6 +151,7 @@ impl Shared {
             control.clear();
         }
         frame::append_control(ControlCode::Pong, payload, control);
+        self.set(Flag::Control, true);
     }
 
     /// Queues a ping of our own, unless something waits to be sent anyway.
@@ -132,116 +159,120 @@ impl Shared {
         let control = &mut self.state().control;
         if control.is_empty() {
             frame::append_control(ControlCode::Ping, b"", control);
+            self.set(Flag::Control, true);
         }
     }
 
     /// Whether there are frames for [`Shared::take_control`].
     pub(super) fn has_control(&self) -> bool {
-        !self.state().control.is_empty()
+        self.is(Flag::Control)
     }
 
     /// The pings and pongs that wait.
     pub(super) fn take_control(&self) -> Vec<u8> {
+        if !self.has_control() {
+            return Vec::new();
+        }
+        self.set(Flag::Control, false);
         std::mem::take(&mut self.state().control)
     }
 
     /// Notes that bytes came from the client, `payload` of them for the target.
     pub(super) fn note_up(&self, payload: usize) {
-        let mut state = self.state();
-        state.up_bytes += payload as u64;
-        state.sign_of_life = true;
+        add(&self.up_bytes, payload);
+        self.set(Flag::SignOfLife, true);
     }
 
     /// Notes that `bytes` were written to the client's socket.
     pub(super) fn note_written(&self, bytes: usize) {
-        self.state().written += bytes as u64;
+        add(&self.written, bytes);
     }
 
     /// Bytes written to the client's socket so far.
     pub(super) fn written(&self) -> u64 {
-        self.state().written
+        self.written.load(Ordering::Relaxed)
     }
 
     /// Notes that the target's connection was reset, which may be told to the first who writes or reads only.
     pub(super) fn note_target_reset(&self) {
-        self.state().target_reset = true;
+        self.set(Flag::TargetReset, true);
     }
 
     /// Whether [`Shared::note_target_reset`] was called.
     pub(super) fn target_was_reset(&self) -> bool {
-        self.state().target_reset
+        self.is(Flag::TargetReset)
     }
 
     /// Notes that the client got `payload` bytes.
     pub(super) fn note_down(&self, payload: usize) {
-        self.state().down_bytes += payload as u64;
+        add(&self.down_bytes, payload);
     }
 
     /// Notes whether the target lets the client wait.
     pub(super) fn set_stalled(&self, stalled: bool) {
-        let mut state = self.state();
-        state.stalled = stalled;
-        state.sign_of_life = true;
+        self.set(Flag::Stalled, stalled);
+        self.set(Flag::SignOfLife, true);
     }
 
     /// Whether the client was heard since the last call, or cannot be heard because the target takes nothing.
     pub(super) fn take_sign_of_life(&self) -> bool {
-        let mut state = self.state();
-        std::mem::take(&mut state.sign_of_life) || state.stalled
+        let heard = self.is(Flag::SignOfLife) || self.is(Flag::Stalled);
+        self.set(Flag::SignOfLife, false);
+        heard
     }
 
     /// Nothing more of the client will be passed on.
     pub(super) fn end_up(&self) {
-        self.state().up_ended = true;
+        self.set(Flag::UpEnded, true);
     }
 
     /// Whether [`Shared::end_up`] was called.
     pub(super) fn up_has_ended(&self) -> bool {
-        self.state().up_ended
+        self.is(Flag::UpEnded)
     }
 
     /// Waits for [`Shared::end_up`].
     pub(super) async fn up_ended(&self) {
-        self.wait_for(|state| state.up_ended).await;
+        self.wait_for(Flag::UpEnded).await;
     }
 
     /// Stops waiting for the client's close frame.
     pub(super) async fn cut_up(&self) {
-        self.state().up_cut = true;
+        self.set(Flag::UpCut, true);
         tokio::task::yield_now().await;
     }
 
     /// Whether the client's stream is not to be followed any longer.
     pub(super) fn up_is_cut(&self) -> bool {
-        self.state().up_cut
+        self.is(Flag::UpCut)
     }
 
     /// The target has got everything and the end of our side.
     pub(super) fn finish_up(&self) {
-        self.state().up_finished = true;
+        self.set(Flag::UpFinished, true);
     }
 
     /// Waits for [`Shared::finish_up`]. Returns how long the target may take nothing then.
     pub(super) async fn up_finished(&self) -> Duration {
-        self.wait_for(|state| state.up_finished).await;
+        self.wait_for(Flag::UpFinished).await;
         STALL_LIMIT
     }
 
     /// The client has got everything and the end of our side, or is lost.
     pub(super) async fn finish_down(&self) {
-        self.state().down_finished = true;
+        self.set(Flag::DownFinished, true);
         tokio::task::yield_now().await;
     }
 
     /// Waits for [`Shared::finish_down`]. Returns how long the client may take nothing then.
     pub(super) async fn down_finished(&self) -> Duration {
-        self.wait_for(|state| state.down_finished).await;
+        self.wait_for(Flag::DownFinished).await;
         self.patience().unwrap_or(STALL_LIMIT)
     }
 
-    async fn wait_for(&self, condition: impl Fn(&State) -> bool) {
+    async fn wait_for(&self, flag: Flag) {
         poll_fn(|_| {
-            if condition(&self.state()) {
+            if self.is(flag) {
                 Poll::Ready(())
             } else {
                 Poll::Pending
@@ -252,17 +283,21 @@ impl Shared {
 
     /// What became of the session.
     pub(super) fn summary(&self) -> Summary {
-        let state = self.state();
-        let cause = state.ending.map(|ending| ending.cause).unwrap_or_default();
-        let code = state
-            .ending
+        let ending = self.ending();
+        let code = ending
             .and_then(|ending| ending.close?.code)
-            .filter(|_| !state.client_lost);
+            .filter(|_| !self.client_is_lost());
         Summary {
-            up: state.up_bytes,
-            down: state.down_bytes,
-            cause,
+            up: self.up_bytes.load(Ordering::Relaxed),
+            down: self.down_bytes.load(Ordering::Relaxed),
+            cause: ending.map(|ending| ending.cause).unwrap_or_default(),
             code,
         }
     }
+}
+
+/// Adds to a counter that nobody else changes at the same time.
+fn add(counter: &AtomicU64, bytes: usize) {
+    let sum = counter.load(Ordering::Relaxed) + bytes as u64;
+    counter.store(sum, Ordering::Relaxed);
 }
