@@ -39,7 +39,7 @@ run: run-packages
 test: test-packages
 	$(CARGO) test --locked --workspace
 	for way in copy splice; do \
-		WEBSOCKIFY_RELAY=$$way $(CARGO) test --locked -p integration --test black_box session:: ending:: compatible:: || exit; done
+		WEBSOCKIFY_RELAY=$$way $(CARGO) test --locked -p integration --test black_box -- session:: ending:: compatible:: || exit; done
 
 check: test
 	$(CARGO) fmt --all --check
