@@ -193,11 +193,10 @@ async fn connect_one(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::from_std(stream)?;
     if !connected {
         stream.writable().await?;
-        match stream.take_error()? {
-            // It was connected, and what the target said before is still to be read.
-            Some(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
-            Some(error) => return Err(error),
-            None => {}
+        // What failed shows here; what a target said before it reset the connection comes first, and is still to be read.
+        match sys::peek(stream.as_fd(), &mut [0]) {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+            _ => {}
         }
     }
     Ok(stream)
