@@ -123,9 +123,10 @@ def dual(port):
 
 
 def stubborn(port):
-    """Ignores every signal that can be ignored."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    """Ends for no signal that can be taken, and tells when it was asked to."""
+    for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: print("still here", flush=True, file=sys.stderr))
     echo(port)
 
 
