@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::sys::socket::{
-    self, AddressFamily, Backlog, SockFlag, SockProtocol, SockType, SockaddrStorage, UnixAddr,
-    getsockopt, setsockopt, sockopt,
+    self, AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, UnixAddr, getsockopt,
+    setsockopt, sockopt,
 };
 use nix::sys::stat::{Mode, umask};
 use tokio::io::Interest;
@@ -229,13 +229,7 @@ fn resolve(address: &HostPort, prefer_ipv6: bool) -> Result<Vec<SocketAddr>> {
 
 /// Binds and listens on one address; the any address of IPv6 takes IPv4 as well.
 fn bind_tcp(address: SocketAddr) -> nix::Result<OwnedFd> {
-    let family = if address.is_ipv6() {
-        AddressFamily::Inet6
-    } else {
-        AddressFamily::Inet
-    };
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let socket = socket::socket(family, SockType::Stream, flags, SockProtocol::Tcp)?;
+    let socket = sys::tcp_socket(address, SockFlag::SOCK_NONBLOCK)?;
     setsockopt(&socket, sockopt::ReuseAddr, &true)?;
     if address.is_ipv6() {
         setsockopt(

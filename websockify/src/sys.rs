@@ -98,16 +98,21 @@ pub(crate) fn send_more(socket: BorrowedFd<'_>, data: &[u8]) -> io::Result<usize
     )?)
 }
 
-/// Begins to connect a TCP socket, without delay for small writes. Returns whether it is connected already, as on the same machine; if
-/// not, it becomes writable when it is, or has failed.
-pub(crate) fn connect(address: SocketAddr) -> io::Result<(TcpStream, bool)> {
+/// A TCP socket for an address of this family; nothing that is started inherits it.
+pub(crate) fn tcp_socket(address: SocketAddr, flags: SockFlag) -> nix::Result<OwnedFd> {
     let family = if address.is_ipv6() {
         AddressFamily::Inet6
     } else {
         AddressFamily::Inet
     };
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let socket = nix::sys::socket::socket(family, SockType::Stream, flags, SockProtocol::Tcp)?;
+    let flags = flags | SockFlag::SOCK_CLOEXEC;
+    nix::sys::socket::socket(family, SockType::Stream, flags, SockProtocol::Tcp)
+}
+
+/// Begins to connect a TCP socket, without delay for small writes. Returns whether it is connected already, as on the same machine; if
+/// not, it becomes writable when it is, or has failed.
+pub(crate) fn connect(address: SocketAddr) -> io::Result<(TcpStream, bool)> {
+    let socket = tcp_socket(address, SockFlag::SOCK_NONBLOCK)?;
     tune_tcp(socket.as_fd());
     match nix::sys::socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(address)) {
         Ok(()) => return Ok((socket.into(), true)),

@@ -5,10 +5,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use anyhow::{Context, Result, anyhow};
 use nix::errno::Errno;
-use nix::sys::socket::{
-    self, AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrStorage, setsockopt,
-    sockopt,
-};
+use nix::sys::socket::{self, SockFlag, SockaddrIn, SockaddrStorage, setsockopt, sockopt};
+
+use crate::sys;
 
 /// Attempts to find a port that is free on both loopback addresses.
 const ATTEMPTS: usize = 100;
@@ -56,17 +55,7 @@ impl Reservation {
 }
 
 fn bind(address: SocketAddr) -> nix::Result<OwnedFd> {
-    let family = if address.is_ipv6() {
-        AddressFamily::Inet6
-    } else {
-        AddressFamily::Inet
-    };
-    let socket = socket::socket(
-        family,
-        SockType::Stream,
-        SockFlag::SOCK_CLOEXEC,
-        SockProtocol::Tcp,
-    )?;
+    let socket = sys::tcp_socket(address, SockFlag::empty())?;
     setsockopt(&socket, sockopt::ReuseAddr, &true)?;
     if address.is_ipv6() {
         setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
