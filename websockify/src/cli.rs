@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, Parser, ValueEnum};
 
+use crate::config::WebHeader;
 use crate::origin::AllowedOrigin;
 
 /// The options as they were given.
@@ -81,6 +82,18 @@ pub struct Args {
     /// Write {"listen": ADDR, "target": ADDR, "pid": PID} to this file once the wrapped program listens
     #[arg(long, value_name = "FILE")]
     pub ready_file: Option<PathBuf>,
+
+    /// Serve the files of this directory to browsers
+    #[arg(long, value_name = "DIR")]
+    pub web: Option<PathBuf>,
+
+    /// Serve files only, and no listings of directories
+    #[arg(long, action = ArgAction::SetTrue)]
+    pub file_only: bool,
+
+    /// Add this header to every answer that is not an upgrade. May be repeated
+    #[arg(long, value_name = "'NAME: VALUE'", action = ArgAction::Append)]
+    pub web_header: Vec<WebHeader>,
 
     /// Let pages of this origin open a WebSocket, and no others; `same` is the host they ask. May be repeated
     #[arg(long, value_name = "ORIGIN", action = ArgAction::Append)]

@@ -2,7 +2,12 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
+
+use hyper::header::{
+    CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE,
+};
 
 use crate::addr::{AddressError, HostPort, ListenAddr};
 use crate::cli::{Args, FOREVER, WrapMethod, WrapMode};
@@ -23,6 +28,8 @@ pub struct Config {
     pub session: SessionConfig,
     /// Who may become a session.
     pub door: Door,
+    /// What browsers get that ask for a page.
+    pub web: WebConfig,
     /// Whether to say more.
     pub verbose: bool,
 }
@@ -80,6 +87,48 @@ pub struct Door {
     pub origins: AllowedOrigins,
     /// How long a client may take to say what it wants.
     pub patience: Duration,
+}
+
+/// What browsers get that ask for a page.
+#[derive(Clone, Debug, Default)]
+pub struct WebConfig {
+    /// The directory with the files, as an absolute path; without one there is nothing to get.
+    pub root: Option<PathBuf>,
+    /// Whether a directory without an index page is listed.
+    pub listings: bool,
+    /// What every answer that is not an upgrade has in addition.
+    pub headers: Vec<WebHeader>,
+}
+
+/// A header from the command line, `Name: value`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebHeader {
+    /// Its name.
+    pub name: HeaderName,
+    /// Its value, without blanks around it.
+    pub value: HeaderValue,
+}
+
+/// The headers that are not the administrator's to set: they tell where an answer ends.
+const FRAMING: [HeaderName; 4] = [CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE];
+
+impl FromStr for WebHeader {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, value) = text.split_once(':').ok_or("not 'Name: value'")?;
+        let name = name
+            .parse()
+            .map_err(|_| format!("'{name}' is not the name of a header"))?;
+        if FRAMING.contains(&name) {
+            return Err(format!("'{name}' is for the server to set"));
+        }
+        let value = value
+            .trim()
+            .parse()
+            .map_err(|_| format!("what follows '{name}:' is not the value of a header"))?;
+        Ok(Self { name, value })
+    }
 }
 
 /// What each session does.
@@ -219,10 +268,20 @@ impl TryFrom<Args> for Config {
             })
             .transpose()?;
 
+        if args.web.is_none() && !args.web_header.is_empty() {
+            return usage("--web-header needs --web, the directory of the files that it is for");
+        }
+        let web = WebConfig {
+            root: args.web.map(|path| absolute(&path, "--web")).transpose()?,
+            listings: !args.file_only,
+            headers: args.web_header,
+        };
+
         Ok(Self {
             listen,
             target,
             wrap,
+            web,
             limits: Limits {
                 run_once: args.run_once,
                 timeout: some_time(args.timeout),

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use crate::config::{Door, SessionConfig};
-use crate::http::{self, Closed, Session};
+use crate::http::{self, Closed, Session, Site};
 use crate::listener::Peer;
 use crate::log;
 use crate::phase::Phase;
@@ -40,6 +40,8 @@ pub(crate) struct Handling {
     pub(crate) session: SessionConfig,
     /// Who may become a session.
     pub(crate) door: Door,
+    /// What the others get.
+    pub(crate) site: Site,
     /// How far the server is.
     pub(crate) phase: watch::Receiver<Phase>,
 }
@@ -53,7 +55,7 @@ pub(crate) async fn handle(
 ) -> bool {
     let mut phase = handling.phase.clone();
     // Boxed, as are the next steps, so that a session does not carry the room for them along.
-    let until_session = Box::pin(become_session(stream, peer, &handling.door, admit));
+    let until_session = Box::pin(become_session(stream, peer, handling, admit));
     let upgraded = tokio::select! {
         biased;
         upgraded = until_session => upgraded,
@@ -82,9 +84,10 @@ struct Upgraded {
 async fn become_session(
     mut stream: Stream,
     peer: Peer,
-    door: &Door,
+    handling: &Handling,
     admit: impl Fn() -> bool,
 ) -> Option<Upgraded> {
+    let door = &handling.door;
     let deadline = Instant::now() + door.patience;
     let judge = |headers: &HeaderMap| match () {
         () if !door.origins.permit(headers) => Err(Closed::Origin),
@@ -122,7 +125,7 @@ async fn become_session(
             return None;
         }
     }
-    let mut ended = Box::pin(http::serve(stream, peer, deadline, judge)).await;
+    let mut ended = Box::pin(http::serve(stream, peer, deadline, &handling.site, judge)).await;
     match ended.session {
         Some(session) => Some(Upgraded {
             stream: ended.stream,
@@ -279,6 +282,7 @@ mod tests {
                 origins: Default::default(),
                 patience: Duration::from_secs(1),
             },
+            site: Site::default(),
             phase: phase.clone(),
         };
         let mut legs = (

@@ -48,6 +48,7 @@ use tokio::time::{Instant, sleep_until};
 
 use config::{Config, TargetConfig};
 use future::or_never;
+use http::{Files, Site};
 use listener::{Address, Bound};
 use phase::Phase;
 use signals::{Request, Signals};
@@ -72,12 +73,21 @@ pub fn run(config: Config) -> Result<u8> {
         limits,
         session,
         door,
+        web,
         ..
     } = config;
     // A mask that we were started with would keep us from hearing of signals; no other thread runs yet.
     SigSet::empty()
         .thread_set_mask()
         .context("cannot set the signal mask")?;
+    let files = web
+        .root
+        .map(|root| Files::new(root, web.listings))
+        .transpose()?;
+    let site = Site {
+        files,
+        headers: web.headers,
+    };
     let bound = Bound::new(&listen)?;
     let wrapped = wrap
         .map(|wrap| {
@@ -97,7 +107,7 @@ pub fn run(config: Config) -> Result<u8> {
     let result = runtime.block_on(async {
         let mut signals = Signals::new(wrapped.is_some()).context("cannot take signals")?;
         // From here on a signal ends us in order; whoever waits for these lines may send one.
-        announce(&bound, &target, wrapped.as_ref());
+        announce(&bound, &site, &target, wrapped.as_ref());
         if session.traffic {
             tracing::info!(
                 "Traffic: }} from the client, > to the target, {{ from the target, < to the client; a dot: in part"
@@ -109,7 +119,7 @@ pub fn run(config: Config) -> Result<u8> {
         let listener = bound
             .into_listener()
             .context("cannot watch the listening socket")?;
-        let service = server::serve(listener, target, session, door, limits, phases);
+        let service = server::serve(listener, target, session, door, site, limits, phases);
         let supervise = |wrapped: Wrapped| {
             let (orders, received) = mpsc::channel(8);
             (orders, wrapped.supervise(received, gone))
@@ -187,7 +197,7 @@ async fn conduct(
 }
 
 /// The settings, in the lines that scripts wait for.
-fn announce(bound: &Bound, target: &TargetConfig, wrapped: Option<&Wrapped>) {
+fn announce(bound: &Bound, site: &Site, target: &TargetConfig, wrapped: Option<&Wrapped>) {
     let target = match (wrapped, target) {
         (Some(wrapped), _) => wrapped.status().to_string(),
         (None, TargetConfig::Tcp { address, .. }) => address.to_string(),
@@ -196,6 +206,9 @@ fn announce(bound: &Bound, target: &TargetConfig, wrapped: Option<&Wrapped>) {
     };
     tracing::info!("WebSocket server settings:");
     tracing::info!("  - {}", bound.describe());
+    if let Some(files) = &site.files {
+        tracing::info!("  - {}", files.describe());
+    }
     tracing::info!("  - No SSL/TLS support (no cert file)");
     tracing::info!("  - proxying from {} to {target}", bound.name());
 }

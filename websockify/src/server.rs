@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use crate::config::{Door, Limits, SessionConfig};
 use crate::connection::{self, Handling};
 use crate::future::or_never;
+use crate::http::Site;
 use crate::listener::{Listener, Peer, Socket};
 use crate::phase::Phase;
 use crate::sys;
@@ -37,6 +38,7 @@ pub(crate) async fn serve(
     target: Target,
     session: SessionConfig,
     door: Door,
+    site: Site,
     limits: Limits,
     mut phase: watch::Receiver<Phase>,
 ) -> Result<()> {
@@ -46,6 +48,7 @@ pub(crate) async fn serve(
         target,
         session,
         door,
+        site,
         phase: known,
     });
     let connections = Arc::new(Connections::new());

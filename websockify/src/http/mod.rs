@@ -1,27 +1,35 @@
-//! The HTTP/1.1 part of a connection: its request upgrades it to WebSocket, or is refused.
+//! The HTTP/1.1 part of a connection: requests for files are answered, or refused, until one upgrades it to WebSocket.
+
+mod activity;
+mod files;
+mod listing;
+mod refusal;
 
 use std::convert::Infallible;
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::sync::Mutex;
 use std::task::Poll;
 
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::Either;
 use hyper::body::Incoming;
-use hyper::header::{
-    ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderMap, HeaderValue,
-    SEC_WEBSOCKET_VERSION, SERVER, TRANSFER_ENCODING, UPGRADE,
-};
+use hyper::header::{CONTENT_LENGTH, EXPECT, HeaderMap, HeaderValue, SERVER, TRANSFER_ENCODING};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
+use crate::config::WebHeader;
 use crate::listener::Peer;
 use crate::stream::Stream;
 use crate::websocket::Encoding;
-use crate::websocket::handshake::{self, Acceptance, Judgement, VERSIONS_HEADER};
+use crate::websocket::handshake::{self, Acceptance, Judgement};
+
+use activity::{Activity, Watched};
+use files::Body;
+pub(crate) use files::Files;
+use refusal::Refusal;
 
 /// Bytes that a request's head may have; beyond it the answer is 431.
 const MAX_HEAD: usize = 64 * 1024;
@@ -61,59 +69,110 @@ pub(crate) enum Closed {
     Full,
 }
 
-/// Answers a request, unless it is an upgrade that `judge` lets pass; its head must come before the deadline.
+/// What requests get that are no upgrades.
+#[derive(Debug, Default)]
+pub(crate) struct Site {
+    /// The files for browsers, if there are any.
+    pub(crate) files: Option<Files>,
+    /// What every answer has in addition.
+    pub(crate) headers: Vec<WebHeader>,
+}
+
+/// Answers requests until one is an upgrade that `judge` lets pass. The first must be complete before the deadline, and the
+/// connection must not be idle for too long afterwards.
 pub(crate) async fn serve(
     stream: Stream,
     peer: Peer,
     deadline: Instant,
+    site: &Site,
     judge: impl Fn(&HeaderMap) -> Result<(), Closed>,
 ) -> Ended {
     let accepted = Mutex::new(None);
+    let activity = Activity::new(deadline);
     let service = service_fn(|request: Request<Incoming>| {
-        let mut response = match answer(&request, &judge) {
-            Answer::Session(session) => {
-                *accepted.lock().expect("no other thread has it") = Some(session);
-                None
-            }
-            Answer::Refusal(response) => {
-                log_request(&request, &response, peer);
-                Some(response)
-            }
-        };
-        // The answer to an upgrade is not hyper's to give: see below.
-        poll_fn(move |_| match response.take() {
-            Some(response) => Poll::Ready(Ok::<_, Infallible>(response)),
-            None => Poll::Pending,
+        activity.note();
+        let answer = answer(&request, &judge);
+        let accepted = &accepted;
+        // Boxed because `poll_without_shutdown` wants to move it.
+        Box::pin(async move {
+            let response = match answer {
+                Answer::Session(session) => {
+                    *accepted.lock().expect("no other thread has it") = Some(session);
+                    // The answer to an upgrade is not hyper's to give: see below.
+                    pending().await
+                }
+                Answer::Refusal(refusal) => refusal.map(Either::Left),
+                Answer::Plain => site.answer(&request).await,
+            };
+            let response = site.finish(response);
+            log_request(&request, &response, peer);
+            Ok::<_, Infallible>(response)
         })
     });
+    let io = TokioIo::new(Watched {
+        stream,
+        activity: activity.clone(),
+    });
     let mut connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(deadline.saturating_duration_since(Instant::now()))
+        // Deadlines are the activity's business.
+        .header_read_timeout(None)
         .max_header_size(MAX_HEAD)
         .max_buf_size(2 * MAX_HEAD)
         .half_close(true)
         .title_case_headers(true)
-        .serve_connection(TokioIo::new(stream), service);
-    // An upgrade ends hyper's part at its request: so the answer has the header names that clients of the original know,
-    // which some of them compare byte by byte. Every other answer closes the connection, so none can be under way then.
+        .serve_connection(io, service);
+    // An upgrade ends hyper's part at its request, once earlier answers are on their way: so the answer has the header names
+    // that clients of the original know, which some of them compare byte by byte.
     let ended = poll_fn(|cx| {
         let polled = connection.poll_without_shutdown(cx);
         let upgraded = accepted.lock().expect("no other thread has it").is_some();
-        if upgraded {
+        if upgraded && activity.is_flushed() {
             Poll::Ready(Ok(()))
         } else {
             polled
         }
     });
-    if let Err(error) = ended.await {
-        tracing::debug!(%peer, "HTTP: {error}");
+    tokio::select! {
+        biased;
+        ended = ended => if let Err(error) = ended {
+            tracing::debug!(%peer, "HTTP: {error}");
+        },
+        () = activity.expired() => tracing::debug!(%peer, "HTTP: nothing went on for too long"),
     }
     let parts = connection.into_parts();
     let session = accepted.lock().expect("no other thread has it").take();
     Ended {
-        stream: parts.io.into_inner(),
+        stream: parts.io.into_inner().stream,
         early: parts.read_buf,
-        session,
+        session: session.filter(|_| activity.is_flushed()),
+    }
+}
+
+impl Site {
+    /// Answers a request that is no upgrade.
+    async fn answer<B>(&self, request: &Request<B>) -> Response<Body> {
+        match &self.files {
+            Some(files) => {
+                let headers = request.headers().clone();
+                let method = request.method().clone();
+                files.answer(method, request.uri(), headers).await
+            }
+            None => refusal::sessions_only().map(Either::Left),
+        }
+    }
+
+    /// Adds what every answer has.
+    fn finish(&self, mut response: Response<Body>) -> Response<Body> {
+        let headers = response.headers_mut();
+        headers.insert(SERVER, HeaderValue::from_static(SERVER_NAME));
+        // The administrator's come last, and win; of one name there may be several.
+        for header in &self.headers {
+            headers.remove(&header.name);
+        }
+        for WebHeader { name, value } in &self.headers {
+            headers.append(name, value.clone());
+        }
+        response
     }
 }
 
@@ -140,7 +199,7 @@ pub(crate) fn plain_upgrade(
     // Judged once only: who is let in may be the last one.
     match is_plain.then(|| answer(&request, judge))? {
         Answer::Session(session) => Some((length, session)),
-        Answer::Refusal(_) => None,
+        Answer::Refusal(_) | Answer::Plain => None,
     }
 }
 
@@ -149,7 +208,9 @@ enum Answer {
     /// It becomes a session.
     Session(Session),
     /// It gets this answer, and the connection ends.
-    Refusal(Response<Full<Bytes>>),
+    Refusal(Refusal),
+    /// It is no upgrade.
+    Plain,
 }
 
 /// What to make of a request.
@@ -161,35 +222,12 @@ fn answer<B>(request: &Request<B>, judge: impl Fn(&HeaderMap) -> Result<(), Clos
     } = match handshake::judge(request) {
         Judgement::Accepted(acceptance) => match judge(request.headers()) {
             Ok(()) => acceptance,
-            Err(Closed::Origin) => {
-                let text = "Forbidden: pages of this origin may not connect\n";
-                return Answer::Refusal(refusal(StatusCode::FORBIDDEN, text));
-            }
-            Err(Closed::Full) => {
-                let text = "No more connections\n";
-                return Answer::Refusal(refusal(StatusCode::SERVICE_UNAVAILABLE, text));
-            }
+            Err(Closed::Origin) => return Answer::Refusal(refusal::foreign_origin()),
+            Err(Closed::Full) => return Answer::Refusal(refusal::full()),
         },
-        Judgement::Plain => {
-            let text = "Method Not Allowed: this port speaks WebSocket only\n";
-            let mut response = refusal(StatusCode::METHOD_NOT_ALLOWED, text);
-            response
-                .headers_mut()
-                .insert(ALLOW, HeaderValue::from_static(""));
-            return Answer::Refusal(response);
-        }
-        Judgement::UnknownVersion => {
-            let text = "Upgrade Required: WebSocket version 13, 8 or 7\n";
-            let mut response = refusal(StatusCode::UPGRADE_REQUIRED, text);
-            response
-                .headers_mut()
-                .insert(SEC_WEBSOCKET_VERSION, VERSIONS_HEADER);
-            response
-                .headers_mut()
-                .insert(UPGRADE, HeaderValue::from_static("websocket"));
-            return Answer::Refusal(response);
-        }
-        Judgement::Bad(text) => return Answer::Refusal(refusal(StatusCode::BAD_REQUEST, text)),
+        Judgement::Plain => return Answer::Plain,
+        Judgement::UnknownVersion => return Answer::Refusal(refusal::unknown_version()),
+        Judgement::Bad(text) => return Answer::Refusal(refusal::bad_upgrade(text)),
     };
     let subprotocol = subprotocol.map(|name| format!("Sec-WebSocket-Protocol: {name}\r\n"));
     let response = format!(
@@ -207,19 +245,6 @@ fn answer<B>(request: &Request<B>, judge: impl Fn(&HeaderMap) -> Result<(), Clos
         encoding,
         response,
     })
-}
-
-fn refusal(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::from(text));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(SERVER, HeaderValue::from_static(SERVER_NAME));
-    headers.insert(
-        CONTENT_TYPE,
-        HeaderValue::from_static("text/plain; charset=utf-8"),
-    );
-    headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    response
 }
 
 /// A line for a request that is no session; sessions have their own.
