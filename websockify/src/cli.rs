@@ -10,6 +10,8 @@ use clap::{ArgAction, Parser, ValueEnum};
 
 use crate::config::WebHeader;
 use crate::origin::AllowedOrigin;
+use crate::secret::Secret;
+use crate::tls::Ciphers;
 
 /// The options as they were given.
 #[derive(Debug, Parser)]
@@ -83,6 +85,54 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     pub ready_file: Option<PathBuf>,
 
+    /// Certificate for TLS, with its chain, and its key unless --key has it (PEM); self.pem is taken if it is there
+    #[arg(long, value_name = "FILE")]
+    pub cert: Option<PathBuf>,
+
+    /// The certificate's key
+    #[arg(long, value_name = "FILE")]
+    pub key: Option<PathBuf>,
+
+    /// Password of the key; every user of this machine can read it in the list of processes
+    #[arg(long, value_name = "PASSWORD")]
+    pub key_password: Option<Secret>,
+
+    /// File with the password of the key in its first line; WEBSOCKIFY_KEY_PASSWORD in the environment will do as well
+    #[arg(long, value_name = "FILE")]
+    pub key_password_file: Option<PathBuf>,
+
+    /// Refuse connections without TLS
+    #[arg(long, action = ArgAction::SetTrue)]
+    pub ssl_only: bool,
+
+    /// The lowest version of TLS that is spoken
+    #[arg(long, value_name = "VERSION", value_enum, default_value_t = SslVersion::Default)]
+    pub ssl_version: SslVersion,
+
+    /// Ciphers for TLS, by their names or as OpenSSL's cipher strings
+    #[arg(long, value_name = "LIST", value_parser = Ciphers::parse)]
+    pub ssl_ciphers: Option<Ciphers>,
+
+    /// Let only clients in that show a certificate which is trusted
+    #[arg(long, action = ArgAction::SetTrue)]
+    pub verify_client: bool,
+
+    /// Certificates that --verify-client trusts, instead of those that the system does (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub cafile: Option<PathBuf>,
+
+    /// Speak TLS with the target
+    #[arg(long, action = ArgAction::SetTrue)]
+    pub ssl_target: bool,
+
+    /// Certificates that --ssl-target trusts, instead of those that the system does (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub target_cafile: Option<PathBuf>,
+
+    /// Take whatever certificate the target shows
+    #[arg(long, action = ArgAction::SetTrue)]
+    pub target_insecure: bool,
+
     /// Serve the files of this directory to browsers
     #[arg(long, value_name = "DIR")]
     pub web: Option<PathBuf>,
@@ -126,6 +176,22 @@ pub struct Args {
     /// Accepted for compatibility, no effect: pings are always answered
     #[arg(long, action = ArgAction::SetTrue)]
     pub auto_pong: bool,
+}
+
+/// The lowest version of TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SslVersion {
+    /// TLS 1.2
+    Default,
+    /// TLS 1.2: there is nothing older
+    #[value(name = "tlsv1_1")]
+    Tls11,
+    /// TLS 1.2
+    #[value(name = "tlsv1_2")]
+    Tls12,
+    /// TLS 1.3
+    #[value(name = "tlsv1_3")]
+    Tls13,
 }
 
 /// What to do when the wrapped program has ended.

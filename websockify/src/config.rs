@@ -10,8 +10,10 @@ use hyper::header::{
 };
 
 use crate::addr::{AddressError, HostPort, ListenAddr};
-use crate::cli::{Args, FOREVER, WrapMethod, WrapMode};
+use crate::cli::{Args, FOREVER, SslVersion, WrapMethod, WrapMode};
 use crate::origin::AllowedOrigins;
+use crate::secret::Secret;
+use crate::tls::Ciphers;
 
 /// What a command line asks for. It cannot be inconsistent.
 #[derive(Debug)]
@@ -30,6 +32,12 @@ pub struct Config {
     pub door: Door,
     /// What browsers get that ask for a page.
     pub web: WebConfig,
+    /// TLS with clients, if there is a certificate.
+    pub tls: Option<TlsConfig>,
+    /// TLS with the target, if it is wanted.
+    pub target_tls: Option<TargetTrust>,
+    /// What is to be said of options that do less than their user may think.
+    pub warnings: Vec<String>,
     /// Whether to say more.
     pub verbose: bool,
 }
@@ -100,6 +108,72 @@ pub struct WebConfig {
     pub headers: Vec<WebHeader>,
 }
 
+/// TLS with clients.
+#[derive(Clone, Debug)]
+pub struct TlsConfig {
+    /// What clients are shown.
+    pub identity: IdentityFiles,
+    /// The lowest version.
+    pub minimum: TlsVersion,
+    /// The ciphers, the preferred ones first.
+    pub ciphers: Ciphers,
+    /// What clients are to show.
+    pub clients: ClientTrust,
+    /// Whether clients without TLS are refused.
+    pub only: bool,
+}
+
+/// Where a certificate and its key are; absolute paths.
+#[derive(Clone, Debug)]
+pub struct IdentityFiles {
+    /// The certificate, others that lead to a root, and the key unless it has its own file.
+    pub certificate: PathBuf,
+    /// The key's own file.
+    pub key: Option<PathBuf>,
+    /// What the key is encrypted with.
+    pub password: Option<Password>,
+}
+
+/// The password of a key.
+#[derive(Clone, Debug)]
+pub enum Password {
+    /// This one.
+    Given(Secret),
+    /// The first line of this file.
+    File(PathBuf),
+}
+
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsVersion {
+    /// RFC 5246.
+    Tls12,
+    /// RFC 8446.
+    Tls13,
+}
+
+/// Which clients are let in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientTrust {
+    /// All of them.
+    Anybody,
+    /// Those with a certificate that the system trusts.
+    System,
+    /// Those with a certificate that one in this file has signed, or that is in it.
+    File(PathBuf),
+}
+
+/// Which targets are believed that they are who they say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TargetTrust {
+    /// All of them.
+    Anybody,
+    /// Those with a certificate that the system trusts.
+    System,
+    /// Those with a certificate that one in this file has signed, or that is in it.
+    File(PathBuf),
+}
+
 /// A header from the command line, `Name: value`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WebHeader {
@@ -168,6 +242,12 @@ impl WayChoice {
         }
     }
 }
+
+/// The certificate that is taken if it is there.
+const DEFAULT_CERTIFICATE: &str = "self.pem";
+
+/// The variable with the password of the key.
+const KEY_PASSWORD_VARIABLE: &str = "WEBSOCKIFY_KEY_PASSWORD";
 
 /// The variable of [`WayChoice`].
 const WAY_VARIABLE: &str = "WEBSOCKIFY_RELAY";
@@ -277,11 +357,97 @@ impl TryFrom<Args> for Config {
             headers: args.web_header,
         };
 
+        let mut warnings = Vec::new();
+        let password = match (args.key_password, args.key_password_file) {
+            (Some(_), Some(_)) => {
+                return usage(
+                    "--key-password and --key-password-file both give the password; give one of them",
+                );
+            }
+            (Some(secret), None) => Some(Password::Given(secret)),
+            (None, Some(path)) => Some(Password::File(absolute(&path, "--key-password-file")?)),
+            (None, None) => {
+                std::env::var_os(KEY_PASSWORD_VARIABLE).map(|text| Password::Given(text.into()))
+            }
+        };
+        let given = args.cert.is_some();
+        if args.key.is_some() && !given {
+            return usage("--key needs --cert, the certificate that it belongs to");
+        }
+        let certificate = args.cert.unwrap_or_else(|| DEFAULT_CERTIFICATE.into());
+        let is_there = certificate.exists();
+        for (given, option) in [
+            (args.ssl_only, "--ssl-only"),
+            (args.verify_client, "--verify-client"),
+        ] {
+            if given && !is_there {
+                return usage(&format!(
+                    "{option} needs a certificate, and {} does not exist; --cert says where there is one",
+                    certificate.display()
+                ));
+            }
+        }
+        let clients = match (args.verify_client, args.cafile) {
+            (false, None) => ClientTrust::Anybody,
+            (false, Some(_)) => {
+                warnings.push("--cafile has no effect without --verify-client".to_owned());
+                ClientTrust::Anybody
+            }
+            (true, None) => ClientTrust::System,
+            (true, Some(path)) => ClientTrust::File(absolute(&path, "--cafile")?),
+        };
+        if args.ssl_version == SslVersion::Tls11 {
+            warnings.push("--ssl-version tlsv1_1: nothing below TLS 1.2 is spoken".to_owned());
+        }
+        let ciphers = args.ssl_ciphers.unwrap_or_default();
+        for name in ciphers.unsupported() {
+            warnings.push(format!("--ssl-ciphers: '{name}' is not supported"));
+        }
+        // A certificate that was asked for and is missing is an error of the start.
+        let tls = (given || is_there)
+            .then(|| {
+                Ok(TlsConfig {
+                    identity: IdentityFiles {
+                        certificate: absolute(&certificate, "--cert")?,
+                        key: args.key.map(|path| absolute(&path, "--key")).transpose()?,
+                        password,
+                    },
+                    minimum: match args.ssl_version {
+                        SslVersion::Tls13 => TlsVersion::Tls13,
+                        _ => TlsVersion::Tls12,
+                    },
+                    ciphers,
+                    // Who is to show a certificate cannot do without TLS.
+                    only: args.ssl_only || clients != ClientTrust::Anybody,
+                    clients,
+                })
+            })
+            .transpose()?;
+        let target_tls = match (args.ssl_target, args.target_cafile, args.target_insecure) {
+            (false, None, false) => None,
+            (false, ..) => {
+                return usage("--target-cafile and --target-insecure need --ssl-target");
+            }
+            (true, Some(_), true) => {
+                return usage(
+                    "--target-insecure trusts every target, --target-cafile does not; give one of them",
+                );
+            }
+            (true, None, true) => Some(TargetTrust::Anybody),
+            (true, None, false) => Some(TargetTrust::System),
+            (true, Some(path), false) => {
+                Some(TargetTrust::File(absolute(&path, "--target-cafile")?))
+            }
+        };
+
         Ok(Self {
             listen,
             target,
             wrap,
             web,
+            tls,
+            target_tls,
+            warnings,
             limits: Limits {
                 run_once: args.run_once,
                 timeout: some_time(args.timeout),

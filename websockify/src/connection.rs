@@ -5,13 +5,14 @@
 
 use std::future::pending;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::header::HeaderMap;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::config::{Door, SessionConfig};
 use crate::http::{self, Closed, Session, Site};
@@ -20,9 +21,10 @@ use crate::log;
 use crate::phase::Phase;
 use crate::relay;
 use crate::sniff::{self, POLICY, Protocol, Sniffed};
-use crate::stream::Stream;
+use crate::stream::{Plain, Stream};
 use crate::sys;
 use crate::target::{ConnectError, Target};
+use crate::tls::{Acceptor, Refused};
 use crate::websocket::Close;
 use crate::websocket::frame::{CLOSE_FRAME, append_close};
 
@@ -42,20 +44,22 @@ pub(crate) struct Handling {
     pub(crate) door: Door,
     /// What the others get.
     pub(crate) site: Site,
+    /// TLS, if there is a certificate.
+    pub(crate) acceptor: Option<Arc<Acceptor>>,
     /// How far the server is.
     pub(crate) phase: watch::Receiver<Phase>,
 }
 
 /// Handles a connection to its end. Returns whether it became a session; `admit` is asked whether it may.
 pub(crate) async fn handle(
-    stream: Stream,
+    socket: Plain,
     peer: Peer,
     handling: &Handling,
     admit: impl Fn() -> bool,
 ) -> bool {
     let mut phase = handling.phase.clone();
     // Boxed, as are the next steps, so that a session does not carry the room for them along.
-    let until_session = Box::pin(become_session(stream, peer, handling, admit));
+    let until_session = Box::pin(become_session(socket, peer, handling, admit));
     let upgraded = tokio::select! {
         biased;
         upgraded = until_session => upgraded,
@@ -82,50 +86,61 @@ struct Upgraded {
 
 /// Takes a connection as far as its upgrade; `None` when it came to another end.
 async fn become_session(
-    mut stream: Stream,
+    socket: Plain,
     peer: Peer,
     handling: &Handling,
     admit: impl Fn() -> bool,
 ) -> Option<Upgraded> {
-    let door = &handling.door;
+    let Handling {
+        door,
+        site,
+        acceptor,
+        ..
+    } = handling;
     let deadline = Instant::now() + door.patience;
     let judge = |headers: &HeaderMap| match () {
         () if !door.origins.permit(headers) => Err(Closed::Origin),
         () if !admit() => Err(Closed::Full),
         () => Ok(()),
     };
+    let takes_plain = acceptor.as_ref().is_none_or(|tls| tls.is_optional());
     let look = |protocol, start: &[u8]| {
-        (protocol == Protocol::Http)
+        (protocol == Protocol::Http && takes_plain)
             .then(|| http::plain_upgrade(start, judge))
             .flatten()
     };
-    match sniff::sniff(&stream, deadline, look).await {
+    let stream = match sniff::sniff(&socket, deadline, look).await {
         Sniffed::Protocol(Protocol::Http, Some((head, session))) => {
             // All of it is there, as it was seen; something may be behind it.
             let mut bytes = [0; 2 * sniff::FIRST_BYTES];
-            let received = sys::receive(stream.as_fd(), &mut bytes);
+            let received = sys::receive(socket.as_fd(), &mut bytes);
             let early = received.ok().and_then(|length| bytes[..length].get(head..));
             if early.is_none() {
                 tracing::info!(%peer, "Client connection lost before its upgrade");
             }
             return early.map(Bytes::copy_from_slice).map(|early| Upgraded {
-                stream,
+                stream: Stream::Plain(socket),
                 early,
                 session,
             });
         }
-        Sniffed::Protocol(Protocol::Http, None) => {}
-        Sniffed::Protocol(protocol, _) => {
-            answer_other(&mut stream, peer, protocol).await;
-            return None;
-        }
+        Sniffed::Protocol(Protocol::Http, None) if takes_plain => Stream::Plain(socket),
+        Sniffed::Protocol(protocol, _) => match (protocol, acceptor) {
+            (Protocol::Tls, Some(acceptor)) => {
+                Box::pin(encrypt(socket, peer, acceptor, deadline)).await?
+            }
+            _ => {
+                answer_other(&mut Stream::Plain(socket), peer, protocol).await;
+                return None;
+            }
+        },
         Sniffed::Closed => return None,
         Sniffed::TimedOut => {
             tracing::debug!(%peer, "nothing came within {} s", door.patience.as_secs_f64());
             return None;
         }
-    }
-    let mut ended = Box::pin(http::serve(stream, peer, deadline, &handling.site, judge)).await;
+    };
+    let mut ended = Box::pin(http::serve(stream, peer, deadline, site, judge)).await;
     match ended.session {
         Some(session) => Some(Upgraded {
             stream: ended.stream,
@@ -134,6 +149,27 @@ async fn become_session(
         }),
         None => {
             relay::farewell(&mut ended.stream, b"").await;
+            None
+        }
+    }
+}
+
+/// Makes TLS of a client's connection, if it does its part until the deadline.
+async fn encrypt(
+    socket: Plain,
+    peer: Peer,
+    acceptor: &Arc<Acceptor>,
+    deadline: Instant,
+) -> Option<Stream> {
+    match timeout_at(deadline, acceptor.accept(socket)).await {
+        Ok(Ok(stream)) => Some(Stream::from(stream)),
+        Ok(Err(Refused { socket, failure })) => {
+            tracing::info!(%peer, "TLS with the client failed: {failure}");
+            relay::farewell(&mut Stream::Plain(socket), b"").await;
+            None
+        }
+        Err(_) => {
+            tracing::info!(%peer, "TLS with the client failed: no handshake in time");
             None
         }
     }
@@ -149,7 +185,12 @@ async fn serve_session(upgraded: Upgraded, peer: Peer, handling: &Handling) {
     let encoding = session.encoding;
     let connecting = handling.target.announcement();
     log::together(|| {
-        tracing::info!(%peer, "{peer}: Plain non-SSL (ws://) WebSocket connection");
+        let kind = if client.is_tls() {
+            "SSL/TLS (wss://)"
+        } else {
+            "Plain non-SSL (ws://)"
+        };
+        tracing::info!(%peer, "{peer}: {kind} WebSocket connection");
         tracing::info!(%peer, "{peer}: Path: '{}'", session.path);
         tracing::info!(%peer, "{connecting}");
     });
@@ -218,16 +259,12 @@ enum Unconnected {
 /// Waits until a client is gone that has sent nothing for its target: it says that it closes, or its connection is broken. With
 /// `for_good` the end of its side counts as well: it may still read, but hardly waits for a program to start.
 async fn has_left(client: &Stream, early: &[u8], for_good: bool) {
-    let mut first = [0];
     let left = match early.first() {
         Some(&first) => first == CLOSE_FRAME,
         // Data is left where it is, and with it the knowledge that there is some.
-        None => match client
-            .when_readable(|| sys::peek(client.as_fd(), &mut first))
-            .await
-        {
-            Ok(0) => for_good,
-            Ok(_) => first[0] == CLOSE_FRAME,
+        None => match client.first_byte().await {
+            Ok(None) => for_good,
+            Ok(Some(first)) => first == CLOSE_FRAME,
             Err(_) => true,
         },
     };
@@ -237,7 +274,7 @@ async fn has_left(client: &Stream, early: &[u8], for_good: bool) {
     }
 }
 
-/// Answers a client that does not speak HTTP.
+/// Answers a client with which there is nothing to talk about.
 async fn answer_other(stream: &mut Stream, peer: Peer, protocol: Protocol) {
     match protocol {
         Protocol::FlashPolicy => {
@@ -252,7 +289,10 @@ async fn answer_other(stream: &mut Stream, peer: Peer, protocol: Protocol) {
             tracing::info!(%peer, "SSLv2 connection refused");
             relay::farewell(stream, b"").await;
         }
-        Protocol::Http => unreachable!("HTTP is handled by its own step"),
+        Protocol::Http => {
+            tracing::info!(%peer, "non-SSL connection refused: it has to be https:// or wss://");
+            relay::farewell(stream, http::TLS_ONLY.as_bytes()).await;
+        }
     }
 }
 
@@ -276,24 +316,28 @@ mod tests {
             way: WayChoice::Auto,
         };
         let handling = Handling {
-            target: Target::new(TargetConfig::Unix("/target".into()), None),
+            target: Target::new(TargetConfig::Unix("/target".into()), None, None),
             session,
             door: Door {
                 origins: Default::default(),
                 patience: Duration::from_secs(1),
             },
             site: Site::default(),
+            acceptor: None,
             phase: phase.clone(),
         };
         let mut legs = (
-            Stream::Tcp(client.unwrap()),
-            Stream::Tcp(accepted.unwrap().0),
+            Stream::Plain(Plain::Tcp(client.unwrap())),
+            Stream::Plain(Plain::Tcp(accepted.unwrap().0)),
         );
         let (early, encoding) = (Bytes::new(), crate::websocket::Encoding::Binary);
         let relay = relay::run(&mut legs.0, &mut legs.1, early, encoding, session, phase);
         let relay_size = size_of_val(&relay);
         drop(relay);
-        let task_size = size_of_val(&handle(legs.0, Peer::Unix, &handling, || true));
+        let Stream::Plain(socket) = legs.0 else {
+            panic!()
+        };
+        let task_size = size_of_val(&handle(socket, Peer::Unix, &handling, || true));
         assert!(relay_size <= 1536, "{relay_size}");
         assert!(task_size <= 512, "{task_size}");
     }

@@ -26,6 +26,7 @@ pub mod log;
 pub mod origin;
 mod phase;
 mod relay;
+mod secret;
 mod server;
 mod signals;
 mod sniff;
@@ -33,26 +34,31 @@ mod stream;
 mod sys;
 mod target;
 mod terminal;
+mod tls;
 mod websocket;
 mod workers;
 mod wrap;
 
 use std::ffi::OsString;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::sys::signal::{SigSet, Signal};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until};
 
 use config::{Config, TargetConfig};
+use connection::Handling;
 use future::or_never;
 use http::{Files, Site};
 use listener::{Address, Bound};
 use phase::Phase;
 use signals::{Request, Signals};
 use target::Target;
+use tls::{Acceptor, Connector};
 use wrap::{Order, Wrapped};
 
 /// How long sessions may go on when the wrapped program has ended under `--wrap-mode=exit`.
@@ -74,8 +80,14 @@ pub fn run(config: Config) -> Result<u8> {
         session,
         door,
         web,
+        tls,
+        target_tls,
+        warnings,
         ..
     } = config;
+    for warning in warnings {
+        tracing::warn!("warning: {warning}");
+    }
     // A mask that we were started with would keep us from hearing of signals; no other thread runs yet.
     SigSet::empty()
         .thread_set_mask()
@@ -88,6 +100,16 @@ pub fn run(config: Config) -> Result<u8> {
         files,
         headers: web.headers,
     };
+    let acceptor = tls
+        .map(Acceptor::new)
+        .transpose()
+        .context("cannot set up TLS")?
+        .map(Arc::new);
+    let connector = target_tls
+        .as_ref()
+        .map(Connector::new)
+        .transpose()
+        .context("cannot set up TLS with the target")?;
     let bound = Bound::new(&listen)?;
     let wrapped = wrap
         .map(|wrap| {
@@ -107,7 +129,13 @@ pub fn run(config: Config) -> Result<u8> {
     let result = runtime.block_on(async {
         let mut signals = Signals::new(wrapped.is_some()).context("cannot take signals")?;
         // From here on a signal ends us in order; whoever waits for these lines may send one.
-        announce(&bound, &site, &target, wrapped.as_ref());
+        announce(
+            &bound,
+            &site,
+            acceptor.as_deref(),
+            &target,
+            wrapped.as_ref(),
+        );
         if session.traffic {
             tracing::info!(
                 "Traffic: }} from the client, > to the target, {{ from the target, < to the client; a dot: in part"
@@ -115,17 +143,34 @@ pub fn run(config: Config) -> Result<u8> {
         }
         let (phase, phases) = watch::channel(Phase::Serving);
         let (gone, program_gone) = oneshot::channel();
-        let target = Target::new(target, wrapped.as_ref().map(Wrapped::status));
+        let target = Target::new(target, wrapped.as_ref().map(Wrapped::status), connector);
         let listener = bound
             .into_listener()
             .context("cannot watch the listening socket")?;
-        let service = server::serve(listener, target, session, door, site, limits, phases);
+        let handling = Handling {
+            target,
+            session,
+            door,
+            site,
+            acceptor: acceptor.clone(),
+            phase: phases,
+        };
+        let service = server::serve(listener, handling, limits);
         let supervise = |wrapped: Wrapped| {
             let (orders, received) = mpsc::channel(8);
             (orders, wrapped.supervise(received, gone))
         };
         let (orders, program) = wrapped.map(supervise).unzip();
-        conduct(&mut signals, &phase, orders, program, program_gone, service).await
+        conduct(
+            &mut signals,
+            &phase,
+            acceptor,
+            orders,
+            program,
+            program_gone,
+            service,
+        )
+        .await
     });
     // What is left are sessions that had their time, and look-ups that cannot be interrupted.
     runtime.shutdown_background();
@@ -138,6 +183,7 @@ pub fn run(config: Config) -> Result<u8> {
 async fn conduct(
     signals: &mut Signals,
     phase: &watch::Sender<Phase>,
+    acceptor: Option<Arc<Acceptor>>,
     orders: Option<mpsc::Sender<Order>>,
     program: Option<impl Future<Output = Result<()>>>,
     program_gone: oneshot::Receiver<u8>,
@@ -158,6 +204,19 @@ async fn conduct(
                     phase.send_replace(Phase::Stopping);
                     if let Some(orders) = orders {
                         _ = orders.try_send(Order::Stopping);
+                    }
+                }
+                (Request::Reload, orders) => {
+                    match &acceptor {
+                        // Decrypting a key takes its time.
+                        Some(acceptor) => {
+                            let acceptor = Arc::clone(acceptor);
+                            drop(spawn_blocking(move || acceptor.reload()));
+                        }
+                        None => tracing::info!("HUP: there is no certificate to read again"),
+                    }
+                    if let Some(orders) = orders {
+                        _ = orders.try_send(Order::Forward(Signal::SIGHUP));
                     }
                 }
                 // With a full queue the supervisor is busy ending the program.
@@ -197,7 +256,13 @@ async fn conduct(
 }
 
 /// The settings, in the lines that scripts wait for.
-fn announce(bound: &Bound, site: &Site, target: &TargetConfig, wrapped: Option<&Wrapped>) {
+fn announce(
+    bound: &Bound,
+    site: &Site,
+    acceptor: Option<&Acceptor>,
+    target: &TargetConfig,
+    wrapped: Option<&Wrapped>,
+) {
     let target = match (wrapped, target) {
         (Some(wrapped), _) => wrapped.status().to_string(),
         (None, TargetConfig::Tcp { address, .. }) => address.to_string(),
@@ -209,7 +274,15 @@ fn announce(bound: &Bound, site: &Site, target: &TargetConfig, wrapped: Option<&
     if let Some(files) = &site.files {
         tracing::info!("  - {}", files.describe());
     }
-    tracing::info!("  - No SSL/TLS support (no cert file)");
+    match acceptor {
+        Some(acceptor) => {
+            tracing::info!("  - SSL/TLS support");
+            if !acceptor.is_optional() {
+                tracing::info!("  - Deny non-SSL/TLS connections");
+            }
+        }
+        None => tracing::info!("  - No SSL/TLS support (no cert file)"),
+    }
     tracing::info!("  - proxying from {} to {target}", bound.name());
 }
 

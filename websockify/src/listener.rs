@@ -1,6 +1,6 @@
 //! The listening socket: TCP, a unix socket, or one that was handed over as standard input.
 //!
-//! It is made before the runtime exists, so that a port in use is an error of the start. Accepting gives a [`Stream`] and a
+//! It is made before the runtime exists, so that a port in use is an error of the start. Accepting gives a [`Plain`] and a
 //! [`Peer`]; what to do about an error is the server's decision.
 
 use std::fmt;
@@ -24,7 +24,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::addr::{HostPort, ListenAddr};
-use crate::stream::Stream;
+use crate::stream::Plain;
 use crate::sys;
 
 /// Connections that may wait to be accepted.
@@ -147,10 +147,10 @@ pub(crate) enum Socket {
 
 impl Socket {
     /// Attaches it to the runtime that this is called in.
-    pub(crate) fn attach(self) -> io::Result<Stream> {
+    pub(crate) fn attach(self) -> io::Result<Plain> {
         Ok(match self {
-            Self::Tcp(socket) => Stream::Tcp(TcpStream::from_std(socket)?),
-            Self::Unix(socket) => Stream::Unix(UnixStream::from_std(socket)?),
+            Self::Tcp(socket) => Plain::Tcp(TcpStream::from_std(socket)?),
+            Self::Unix(socket) => Plain::Unix(UnixStream::from_std(socket)?),
         })
     }
 }

@@ -12,14 +12,12 @@ use anyhow::Result;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::config::{Door, Limits, SessionConfig};
+use crate::config::Limits;
 use crate::connection::{self, Handling};
 use crate::future::or_never;
-use crate::http::Site;
 use crate::listener::{Listener, Peer, Socket};
 use crate::phase::Phase;
 use crate::sys;
-use crate::target::Target;
 use crate::workers::{Job, Load, Workers};
 
 /// How long sessions may take to say goodbye when the server is stopped.
@@ -29,28 +27,19 @@ const ACCEPTS_IN_A_ROW: usize = 32;
 /// The first pause when accepting fails, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
-/// Serves until `phase` or the limits end it. When it returns, every session has ended or had its time to.
+/// Serves until the phase of `handling` or the limits end it. When it returns, every session has ended or had its time to.
 ///
 /// # Errors
 /// The listener broke.
 pub(crate) async fn serve(
     listener: Listener,
-    target: Target,
-    session: SessionConfig,
-    door: Door,
-    site: Site,
+    mut handling: Handling,
     limits: Limits,
-    mut phase: watch::Receiver<Phase>,
 ) -> Result<()> {
     // What the sessions know: the phase that is asked for, or that the limits have led to.
     let (told, known) = watch::channel(Phase::Serving);
-    let handling = Arc::new(Handling {
-        target,
-        session,
-        door,
-        site,
-        phase: known,
-    });
+    let mut phase = std::mem::replace(&mut handling.phase, known);
+    let handling = Arc::new(handling);
     let connections = Arc::new(Connections::new());
     let mut workers = Workers::new();
     let result = tokio::select! {

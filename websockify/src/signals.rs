@@ -15,6 +15,8 @@ use crate::{sys, terminal};
 pub(crate) enum Request {
     /// End, with this signal for the wrapped program.
     Stop(Signal),
+    /// Read again what may have changed; for the wrapped program, if there is one, the signal that daemons take for that.
+    Reload,
     /// Do this to the wrapped program.
     Program(Order),
 }
@@ -22,7 +24,6 @@ pub(crate) enum Request {
 /// The signals that are waited for.
 pub(crate) struct Signals {
     streams: Vec<(Signal, Stream)>,
-    wrapped: bool,
     on_terminal: bool,
 }
 
@@ -49,7 +50,6 @@ impl Signals {
             .collect::<io::Result<_>>()?;
         Ok(Self {
             streams,
-            wrapped,
             on_terminal: terminal::is_alive(),
         })
     }
@@ -58,11 +58,8 @@ impl Signals {
     pub(crate) async fn next(&mut self) -> Request {
         let signal = self.receive().await;
         match signal {
-            // Daemons take it as a request to reload. For us it is the end if nobody is wrapped, or when it came because the
-            // terminal that we were started on is gone.
-            Signal::SIGHUP if self.wrapped && (!self.on_terminal || terminal::is_alive()) => {
-                Request::Program(Order::Forward(signal))
-            }
+            // It also comes when the terminal that we were started on is gone, and is the end then.
+            Signal::SIGHUP if !self.on_terminal || terminal::is_alive() => Request::Reload,
             Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT | Signal::SIGHUP => {
                 Request::Stop(signal)
             }

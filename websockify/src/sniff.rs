@@ -1,11 +1,11 @@
 //! What a new connection speaks, told from its first bytes, which stay in the socket.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 use tokio::time::{Instant, timeout_at};
 
-use crate::stream::Stream;
+use crate::stream::Plain;
 use crate::sys;
 
 /// What an old Flash player asks before it opens a socket.
@@ -55,7 +55,7 @@ fn classify(start: &[u8]) -> Option<Protocol> {
 /// Waits until the client has said enough to be classified, at most until `deadline`. `look` is shown the first bytes as far as they are there
 /// by then.
 pub(crate) async fn sniff<T>(
-    stream: &Stream,
+    stream: &Plain,
     deadline: Instant,
     mut look: impl FnMut(Protocol, &[u8]) -> T,
 ) -> Sniffed<T> {
@@ -68,7 +68,7 @@ pub(crate) async fn sniff<T>(
         match classify(start) {
             Some(protocol) => speaks(protocol),
             None if length == 0 => Ok(Sniffed::Closed),
-            None if sys::has_finished(stream.as_fd()) => speaks(Protocol::Http),
+            None if sys::has_finished(stream.as_fd().as_raw_fd()) => speaks(Protocol::Http),
             None => Err(io::ErrorKind::WouldBlock.into()),
         }
     };

@@ -127,12 +127,14 @@ pub(crate) fn connect(address: SocketAddr) -> io::Result<(TcpStream, bool)> {
 }
 
 /// Whether the peer has ended its side of a connection; data may still wait to be read.
-pub(crate) fn has_finished(socket: BorrowedFd<'_>) -> bool {
-    let mut poll = [PollFd::new(
-        socket,
-        PollFlags::from_bits_retain(libc::POLLRDHUP),
-    )];
-    matches!(nix::poll::poll(&mut poll, PollTimeout::ZERO), Ok(1..))
+pub(crate) fn has_finished(socket: RawFd) -> bool {
+    let mut poll = libc::pollfd {
+        fd: socket,
+        events: libc::POLLRDHUP,
+        revents: 0,
+    };
+    // SAFETY: there is one pollfd; a descriptor that is none is only reported as such.
+    unsafe { libc::poll(&raw mut poll, 1, 0) > 0 }
 }
 
 /// Lets the runtime that this is called in tell when there is something to read or to accept.

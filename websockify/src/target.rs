@@ -12,8 +12,9 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::addr::HostPort;
 use crate::config::TargetConfig;
-use crate::stream::Stream;
+use crate::stream::{Plain, Stream};
 use crate::sys;
+use crate::tls::{Connector, Failure};
 use crate::wrap::{Acceptance, Status, acceptance};
 
 /// How long all attempts to connect may take together.
@@ -32,7 +33,15 @@ const TURN_AWAY_LIMIT: Duration = Duration::from_secs(2);
 
 /// What a client is connected to.
 #[derive(Clone, Debug)]
-pub(crate) enum Target {
+pub(crate) struct Target {
+    place: Place,
+    /// How to encrypt on the way there, if that is wanted.
+    tls: Option<Connector>,
+}
+
+/// Where a target is.
+#[derive(Clone, Debug)]
+enum Place {
     /// A host and a port.
     Tcp {
         /// An empty host means this machine.
@@ -61,6 +70,8 @@ pub(crate) enum ConnectError {
     NotListening(Duration),
     /// The wrapped program has ended and is not started again.
     Gone,
+    /// It was reached, and TLS did not come about.
+    Tls(Failure),
 }
 
 impl fmt::Display for ConnectError {
@@ -80,76 +91,112 @@ impl fmt::Display for ConnectError {
                 )
             }
             Self::Gone => f.write_str("the wrapped program has ended"),
+            Self::Tls(failure) => write!(f, "TLS with the target failed: {failure}"),
         }
     }
 }
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp { address, .. } => address.fmt(f),
-            Self::Unix(path) => path.display().fmt(f),
-            Self::Wrapped(status) => status.fmt(f),
+        match &self.place {
+            Place::Tcp { address, .. } => address.fmt(f),
+            Place::Unix(path) => path.display().fmt(f),
+            Place::Wrapped(status) => status.fmt(f),
         }
     }
 }
 
 impl Target {
     /// The target of a configuration; `wrapped` is the program's, if there is one.
-    pub(crate) fn new(config: TargetConfig, wrapped: Option<Status>) -> Self {
-        match (config, wrapped) {
-            (_, Some(status)) => Self::Wrapped(status),
+    pub(crate) fn new(
+        config: TargetConfig,
+        wrapped: Option<Status>,
+        tls: Option<Connector>,
+    ) -> Self {
+        let place = match (config, wrapped) {
+            (_, Some(status)) => Place::Wrapped(status),
             (
                 TargetConfig::Tcp {
                     address,
                     prefer_ipv6,
                 },
                 None,
-            ) => Self::Tcp {
+            ) => Place::Tcp {
                 address,
                 prefer_ipv6,
             },
-            (TargetConfig::Unix(path), None) => Self::Unix(path),
+            (TargetConfig::Unix(path), None) => Place::Unix(path),
             (TargetConfig::Wrapped, None) => {
                 unreachable!("a wrapped target comes with its program")
             }
-        }
+        };
+        Self { place, tls }
     }
 
     /// The log line before a connection is made.
     pub(crate) fn announcement(&self) -> String {
-        match self {
-            Self::Tcp { .. } => format!("connecting to: {self}"),
-            Self::Unix(_) => format!("connecting to unix socket: {self}"),
-            Self::Wrapped(_) => format!("connecting to command: {self}"),
+        let tls = if self.tls.is_some() {
+            " (using SSL)"
+        } else {
+            ""
+        };
+        match &self.place {
+            Place::Tcp { .. } => format!("connecting to: {self}{tls}"),
+            Place::Unix(_) => format!("connecting to unix socket: {self}{tls}"),
+            Place::Wrapped(_) => format!("connecting to command: {self}{tls}"),
         }
     }
 
     /// Whether connecting may take as long as a program takes to start.
     pub(crate) fn may_be_starting(&self) -> bool {
-        matches!(self, Self::Wrapped(_))
+        matches!(self.place, Place::Wrapped(_))
     }
 
     /// Connects, trying every address and waiting for a wrapped program that is still starting.
     pub(crate) async fn connect(&self) -> Result<Stream, ConnectError> {
-        match self {
-            Self::Tcp {
+        let socket = match &self.place {
+            Place::Tcp {
                 address,
                 prefer_ipv6,
-            } => connect_tcp(address, *prefer_ipv6).await,
-            Self::Unix(path) => connect_unix(path).await.map_err(ConnectError::Unix),
-            Self::Wrapped(status) => connect_wrapped(status).await,
+            } => connect_tcp(address, *prefer_ipv6).await?,
+            Place::Unix(path) => connect_unix(path).await.map_err(ConnectError::Unix)?,
+            Place::Wrapped(status) => connect_wrapped(status).await?,
+        };
+        match &self.tls {
+            None => Ok(Stream::Plain(socket)),
+            Some(connector) => {
+                let handshake = Box::pin(connector.connect(socket, self.server_name()));
+                let done = timeout(CONNECT_LIMIT, handshake).await;
+                let done = done.map_err(|_| ConnectError::Tls(Failure::TimedOut(CONNECT_LIMIT)))?;
+                done.map(Stream::from).map_err(ConnectError::Tls)
+            }
+        }
+    }
+
+    /// The name that the target's certificate is to be for.
+    fn server_name(&self) -> &str {
+        match &self.place {
+            Place::Tcp { address, .. } => host_of(address),
+            // They are on this machine.
+            Place::Unix(_) | Place::Wrapped(_) => THIS_MACHINE,
         }
     }
 }
 
-async fn connect_tcp(address: &HostPort, prefer_ipv6: bool) -> Result<Stream, ConnectError> {
-    let deadline = Instant::now() + CONNECT_LIMIT;
-    let host = if address.host.is_empty() {
-        "localhost"
+/// The name of an empty host.
+const THIS_MACHINE: &str = "localhost";
+
+fn host_of(address: &HostPort) -> &str {
+    if address.host.is_empty() {
+        THIS_MACHINE
     } else {
         &address.host
-    };
+    }
+}
+
+async fn connect_tcp(address: &HostPort, prefer_ipv6: bool) -> Result<Plain, ConnectError> {
+    let deadline = Instant::now() + CONNECT_LIMIT;
+    let host = host_of(address);
     let mut candidates: Vec<_> = match timeout_at(deadline, lookup_host((host, address.port))).await
     {
         Ok(found) => found.map_err(ConnectError::Resolve)?.collect(),
@@ -161,7 +208,7 @@ async fn connect_tcp(address: &HostPort, prefer_ipv6: bool) -> Result<Stream, Co
 
 /// Tries one address after the other. Each gets an equal share of the time that is left, so that one which drops packets does
 /// not use up all of it.
-async fn connect_any(candidates: &[SocketAddr], deadline: Instant) -> Result<Stream, ConnectError> {
+async fn connect_any(candidates: &[SocketAddr], deadline: Instant) -> Result<Plain, ConnectError> {
     let mut failure = None;
     for (index, &candidate) in candidates.iter().enumerate() {
         let left = (candidates.len() - index) as u32;
@@ -170,7 +217,7 @@ async fn connect_any(candidates: &[SocketAddr], deadline: Instant) -> Result<Str
             Ok(Ok(stream)) if is_its_own_peer(&stream, candidate) => {
                 failure.get_or_insert((candidate, io::ErrorKind::ConnectionRefused.into()));
             }
-            Ok(Ok(stream)) => return Ok(Stream::Tcp(stream)),
+            Ok(Ok(stream)) => return Ok(Plain::Tcp(stream)),
             Ok(Err(error)) => {
                 failure.get_or_insert((candidate, error));
             }
@@ -210,7 +257,7 @@ fn is_its_own_peer(stream: &TcpStream, target: SocketAddr) -> bool {
     })
 }
 
-async fn connect_unix(path: &Path) -> io::Result<Stream> {
+async fn connect_unix(path: &Path) -> io::Result<Plain> {
     let attempts = async {
         loop {
             match UnixStream::connect(path).await {
@@ -218,7 +265,7 @@ async fn connect_unix(path: &Path) -> io::Result<Stream> {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     sleep(BACKLOG_PAUSE).await;
                 }
-                done => return done.map(Stream::Unix),
+                done => return done.map(Plain::Unix),
             }
         }
     };
@@ -228,7 +275,7 @@ async fn connect_unix(path: &Path) -> io::Result<Stream> {
 }
 
 /// Connects to the wrapped program as soon as it listens. It is never probed: the first connection that it sees is a client's.
-async fn connect_wrapped(status: &Status) -> Result<Stream, ConnectError> {
+async fn connect_wrapped(status: &Status) -> Result<Plain, ConnectError> {
     let deadline = Instant::now() + status.timeout();
     let mut pause = Duration::ZERO;
     loop {
@@ -277,8 +324,8 @@ async fn connect_wrapped(status: &Status) -> Result<Stream, ConnectError> {
 
 /// Whether a program that serves one client at a time has closed its listening socket over this connection, which the kernel had
 /// made already: that is a reset before the program has accepted it. Waits until it has, for a bounded time.
-async fn is_turned_away(stream: &Stream) -> bool {
-    let Stream::Tcp(tcp) = stream else {
+async fn is_turned_away(stream: &Plain) -> bool {
+    let Plain::Tcp(tcp) = stream else {
         return false;
     };
     // A connection that was reset already has no addresses any more.

@@ -38,6 +38,14 @@ const MAX_PLAIN_HEADERS: usize = 32;
 /// The `Server` header.
 const SERVER_NAME: &str = concat!("WebSockify/", env!("CARGO_PKG_VERSION"));
 
+/// What a client gets that does not speak TLS where it has to.
+pub(crate) const TLS_ONLY: &str = concat!(
+    "HTTP/1.1 400 Bad Request\r\nServer: WebSockify/",
+    env!("CARGO_PKG_VERSION"),
+    "\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 64\r\nConnection: close\r\n\r\n",
+    "Bad Request: this port takes TLS only, use https:// or wss://\r\n\n"
+);
+
 /// A connection that speaks HTTP no more.
 #[derive(Debug)]
 pub(crate) struct Ended {

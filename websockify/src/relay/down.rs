@@ -2,7 +2,6 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -12,7 +11,7 @@ use tokio::time::timeout;
 use super::shared::Shared;
 use super::splice::{self, Pipe};
 use super::{
-    CLOSE_LIMIT, Cause, EOF_LIMIT, STALL_LIMIT, Way, buffer, drain, patiently, while_taking,
+    CLOSE_LIMIT, Cause, EOF_LIMIT, STALL_LIMIT, Way, buffer, drain, finish, patiently, while_taking,
 };
 use crate::log;
 use crate::stream::{ReadHalf, WriteHalf};
@@ -101,14 +100,14 @@ impl<'a> Down<'a> {
     /// Ends the client's side, and drains the target's unless that has ended.
     async fn finish(&mut self, target_finished: bool) {
         if !self.shared.client_is_lost() && self.say_goodbye().await.is_ok() {
-            let client = self.client.as_fd().as_raw_fd();
+            let client = self.client.descriptor();
             let stall_limit = self.shared.patience().unwrap_or(STALL_LIMIT);
             let answer =
                 while_taking(client, CLOSE_LIMIT, stall_limit, self.shared.up_ended()).await;
             if answer.is_none() {
                 self.shared.cut_up().await;
             }
-            self.client.finish();
+            finish(&mut self.client, stall_limit).await;
         } else {
             self.shared.lose_client(Cause::ClientLost);
         }
@@ -375,8 +374,7 @@ impl<'a> Down<'a> {
         let mut sent = 0;
         if self.shared.up_has_ended() {
             // The client has had its last word, so ours is followed by the end at once.
-            // What goes wrong shows when the rest is written.
-            sent = sys::send_more(self.client.as_fd(), &frames).unwrap_or(0);
+            sent = self.client.send_more(&frames);
             self.shared.note_written(sent);
         }
         self.write(frames.split_off(sent).into()).await

@@ -22,7 +22,7 @@ mod up;
 use std::fmt;
 use std::future::{pending, poll_fn, ready};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::RawFd;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -69,11 +69,12 @@ enum Way {
 
 impl Way {
     /// The one place where it is decided: what has to be looked at or changed on its way is copied.
-    fn choose(encoding: Encoding, asked: WayChoice) -> Self {
-        match (encoding, asked) {
-            (Encoding::Base64, _) | (_, WayChoice::Copy) => Self::Copy,
-            (Encoding::Binary, WayChoice::Auto) => Self::Splice,
-            (Encoding::Binary, WayChoice::Splice) => Self::SpliceAll,
+    fn choose(encoding: Encoding, encrypts: bool, asked: WayChoice) -> Self {
+        match asked {
+            _ if encrypts || encoding == Encoding::Base64 => Self::Copy,
+            WayChoice::Copy => Self::Copy,
+            WayChoice::Auto => Self::Splice,
+            WayChoice::Splice => Self::SpliceAll,
         }
     }
 }
@@ -152,7 +153,8 @@ pub(crate) async fn run(
     phase: watch::Receiver<Phase>,
 ) -> Summary {
     let shared = Shared::default();
-    let client_fd = client.as_fd().as_raw_fd();
+    let client_fd = client.descriptor();
+    let encrypts = client.is_tls() || target.is_tls();
     let (client_read, client_write) = client.split();
     let (target_read, target_write) = target.split();
     let mut up = up::Up::new(
@@ -166,7 +168,7 @@ pub(crate) async fn run(
         target_read,
         client_write,
         encoding,
-        Way::choose(encoding, config.way),
+        Way::choose(encoding, encrypts, config.way),
         &shared,
         config.traffic,
     );
@@ -194,7 +196,7 @@ pub(crate) async fn farewell(client: &mut Stream, last_words: &[u8]) {
         .await
         .is_ok()
     {
-        write.finish();
+        finish(&mut write, CLOSE_LIMIT).await;
         drain(&mut read, ready(CLOSE_LIMIT)).await;
     }
 }
@@ -316,10 +318,20 @@ async fn patiently(
     }
 }
 
+/// Ends our side of a connection. A peer that takes nothing for as long as `patience` is not told so by TLS.
+async fn finish(half: &mut WriteHalf<'_>, patience: Duration) {
+    let at_once = poll_fn(|cx| Poll::Ready(half.poll_finish(cx))).await;
+    if at_once.is_pending() {
+        let finish = |cx: &mut Context<'_>, _: &mut bool| half.poll_finish(cx);
+        // How it fails makes no difference any more.
+        _ = Box::pin(patiently(finish, || Some(patience))).await;
+    }
+}
+
 /// Reads and throws away what still comes: until the end of the data, or for a bounded time after `finished`, when the peer
 /// has got the end of ours.
 async fn drain(half: &mut ReadHalf<'_>, finished: impl Future<Output = Duration>) {
-    let socket = half.as_fd().as_raw_fd();
+    let socket = half.descriptor();
     let mut to_the_end = pin!(poll_fn(|cx| {
         buffer::with(|buffer| {
             for _ in 0..TURNS_IN_A_ROW {

@@ -2,7 +2,6 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -10,7 +9,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::shared::Shared;
-use super::{Cause, STALL_LIMIT, TURNS_IN_A_ROW, buffer, drain, write_all};
+use super::{Cause, STALL_LIMIT, TURNS_IN_A_ROW, buffer, drain, finish, write_all};
 use crate::log;
 use crate::stream::{ReadHalf, WriteHalf};
 use crate::sys;
@@ -62,7 +61,7 @@ impl<'a> Up<'a> {
     pub(super) async fn run(&mut self, early: Bytes) {
         self.carry(early).await;
         self.shared.end_up();
-        self.target.finish();
+        finish(&mut self.target, STALL_LIMIT).await;
         self.shared.finish_up();
         if !self.shared.client_is_lost() && !self.shared.client_has_finished() {
             Box::pin(drain(&mut self.client, self.shared.down_finished())).await;
@@ -163,7 +162,7 @@ impl<'a> Up<'a> {
     /// Writes what the target did not take at once; until it does, nothing more is read of the client.
     async fn deliver(&mut self, rest: &[u8]) {
         self.shared.set_stalled(true);
-        let client = self.client.as_fd();
+        let client = self.client.descriptor();
         let patience = || {
             let client_left = sys::has_finished(client).then_some(STALL_LIMIT);
             self.shared.patience().or(client_left)

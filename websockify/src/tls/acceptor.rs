@@ -1,0 +1,272 @@
+//! TLS with clients: what they are shown, and what they are to show.
+//!
+//! Certificates are replaced without a restart: when it is asked for, and when a file has changed, which a new connection looks at
+//! once a second. Sessions go on with what they began with. What cannot be used changes nothing.
+
+use std::future::poll_fn;
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rustls::crypto::aws_lc_rs::Ticketer;
+use rustls::server::{Accepted, AcceptedAlert, NoClientAuth};
+use rustls::sign::SingleCertAndKey;
+use rustls::{ServerConfig, SupportedProtocolVersion, version};
+use tokio::io::{AsyncReadExt, AsyncWrite};
+use tokio::task::spawn_blocking;
+use tokio::time::Instant;
+
+use super::{Failure, TlsStream, provider, trust};
+use crate::config::{ClientTrust, TlsConfig, TlsVersion};
+use crate::stream::Plain;
+
+/// What we offer by ALPN (RFC 7301).
+const HTTP: &[u8] = b"http/1.1";
+/// How often it is looked whether a file has changed.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Bytes of a client's first message that are received at once; as a rule it has some hundred.
+const HELLO: usize = 4096;
+
+/// Accepts connections that begin with TLS.
+#[derive(Debug)]
+pub(crate) struct Acceptor {
+    config: TlsConfig,
+    state: Mutex<State>,
+}
+
+/// What changes when files do.
+#[derive(Debug)]
+struct State {
+    offers: Offers,
+    /// How the files were when they were last read.
+    seen: Vec<Option<Stamp>>,
+    /// When it was last looked.
+    looked: Instant,
+}
+
+/// The settings for a client that offers ALPN with what we have, and for all others, which are served all the same.
+#[derive(Clone, Debug)]
+struct Offers {
+    with_alpn: Arc<ServerConfig>,
+    without: Arc<ServerConfig>,
+}
+
+/// What tells that a file is another one, or has another content: device, inode, size, and the times of its change in nanoseconds.
+type Stamp = (u64, u64, u64, [i64; 4]);
+
+/// A client that was not accepted.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    /// Its connection, on which it was told by an alert.
+    pub(crate) socket: Plain,
+    /// Why.
+    pub(crate) failure: Failure,
+}
+
+impl Acceptor {
+    /// One for this configuration.
+    ///
+    /// # Errors
+    /// Says which file is no good, and why.
+    pub(crate) fn new(config: TlsConfig) -> Result<Self> {
+        let seen = stamps(&config);
+        let state = Mutex::new(State {
+            offers: Offers::load(&config)?,
+            seen,
+            looked: Instant::now(),
+        });
+        Ok(Self { config, state })
+    }
+
+    /// Whether clients may also do without TLS.
+    pub(crate) fn is_optional(&self) -> bool {
+        !self.config.only
+    }
+
+    /// Makes TLS of a client's connection.
+    pub(crate) async fn accept(self: &Arc<Self>, socket: Plain) -> Result<TlsStream, Refused> {
+        let (mut socket, hello) = read_hello(socket).await?;
+        let offers = self.current().await;
+        let ours = hello
+            .client_hello()
+            .alpn()
+            .is_some_and(|mut names| names.any(|name| name == HTTP));
+        let config = if ours {
+            offers.with_alpn
+        } else {
+            offers.without
+        };
+        let connection = match hello.into_connection(config) {
+            Ok(connection) => connection,
+            Err((error, alert)) => {
+                send_alert(&mut socket, alert).await;
+                let failure = Failure::Protocol(error);
+                return Err(Refused { socket, failure });
+            }
+        };
+        let mut stream = TlsStream::new(socket, connection);
+        match poll_fn(|cx| stream.poll_handshake(cx)).await {
+            Ok(()) => Ok(stream),
+            Err(error) => Err(Refused {
+                socket: stream.into_socket(),
+                failure: error.into(),
+            }),
+        }
+    }
+
+    /// Reads the files again, and says what came of it. It may take as long as decrypting a key takes.
+    pub(crate) fn reload(&self) {
+        let seen = stamps(&self.config);
+        let name = self.config.identity.certificate.display();
+        let loaded = Offers::load(&self.config);
+        let mut state = self.state();
+        // Also when it is no good: it is not to be tried again before it changes.
+        state.seen = seen;
+        match loaded {
+            Ok(offers) => {
+                state.offers = offers;
+                tracing::info!("Certificate read again: {name}");
+            }
+            Err(error) => {
+                tracing::error!(
+                    "the certificate stays what it was, the new one cannot be used: {error:#}"
+                );
+            }
+        }
+    }
+
+    /// What clients are offered now.
+    async fn current(self: &Arc<Self>) -> Offers {
+        if self.has_changed() {
+            let this = Arc::clone(self);
+            // It panics only if that does, which is logged.
+            _ = spawn_blocking(move || this.reload()).await;
+        }
+        self.state().offers.clone()
+    }
+
+    /// Looks whether a file has changed, unless that was done a moment ago.
+    fn has_changed(&self) -> bool {
+        let mut state = self.state();
+        if state.looked.elapsed() < LOOK_INTERVAL {
+            return false;
+        }
+        state.looked = Instant::now();
+        state.seen != stamps(&self.config)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Offers {
+    fn load(config: &TlsConfig) -> Result<Self> {
+        let provider = provider(&config.ciphers);
+        let identity = config.identity.load(&provider)?;
+        let verifier = match &config.clients {
+            ClientTrust::Anybody => Arc::new(NoClientAuth),
+            ClientTrust::System => trust::clients(None, &provider)?,
+            ClientTrust::File(file) => trust::clients(Some(file), &provider)?,
+        };
+        let mut without = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions(config.minimum))
+            .context("no cipher is left for this --ssl-version")?
+            .with_client_cert_verifier(verifier)
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(identity)));
+        // What is needed to resume a session is with the client. After a reload nobody resumes what was agreed on before.
+        without.ticketer = Ticketer::new().context("cannot make keys for tickets")?;
+        let mut with_alpn = without.clone();
+        with_alpn.alpn_protocols = vec![HTTP.to_vec()];
+        Ok(Self {
+            with_alpn: Arc::new(with_alpn),
+            without: Arc::new(without),
+        })
+    }
+}
+
+fn versions(minimum: TlsVersion) -> &'static [&'static SupportedProtocolVersion] {
+    const ALL: &[&SupportedProtocolVersion] = &[&version::TLS13, &version::TLS12];
+    match minimum {
+        TlsVersion::Tls12 => ALL,
+        TlsVersion::Tls13 => &ALL[..1],
+    }
+}
+
+fn stamps(config: &TlsConfig) -> Vec<Option<Stamp>> {
+    let identity = &config.identity;
+    let authorities = match &config.clients {
+        ClientTrust::File(file) => Some(file),
+        _ => None,
+    };
+    let files = [
+        Some(&identity.certificate),
+        identity.key.as_ref(),
+        authorities,
+    ];
+    files
+        .into_iter()
+        .flatten()
+        .map(|file| stamp(file))
+        .collect()
+}
+
+fn stamp(file: &Path) -> Option<Stamp> {
+    let metadata = std::fs::metadata(file).ok()?;
+    let times = [
+        metadata.mtime(),
+        metadata.mtime_nsec(),
+        metadata.ctime(),
+        metadata.ctime_nsec(),
+    ];
+    Some((metadata.dev(), metadata.ino(), metadata.size(), times))
+}
+
+/// Reads the client's first message.
+async fn read_hello(mut socket: Plain) -> Result<(Plain, Accepted), Refused> {
+    let mut acceptor = rustls::server::Acceptor::default();
+    let mut buffer = Box::new([0; HELLO]);
+    loop {
+        let received = match socket.read(&mut *buffer).await {
+            Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
+            received => received,
+        };
+        let fed = received.and_then(|length| feed(&mut acceptor, &buffer[..length]));
+        if let Err(error) = fed {
+            let failure = error.into();
+            return Err(Refused { socket, failure });
+        }
+        match acceptor.accept() {
+            Ok(Some(hello)) => return Ok((socket, hello)),
+            Ok(None) => {}
+            Err((error, alert)) => {
+                send_alert(&mut socket, alert).await;
+                let failure = Failure::Protocol(error);
+                return Err(Refused { socket, failure });
+            }
+        }
+    }
+}
+
+fn feed(acceptor: &mut rustls::server::Acceptor, mut data: &[u8]) -> io::Result<()> {
+    while !data.is_empty() {
+        acceptor.read_tls(&mut data)?;
+    }
+    Ok(())
+}
+
+/// Sends an alert, if the socket takes it at once, as a new one does.
+async fn send_alert(socket: &mut Plain, mut alert: AcceptedAlert) {
+    let mut bytes = Vec::new();
+    // Writing to memory cannot fail.
+    _ = alert.write_all(&mut bytes as &mut dyn Write);
+    poll_fn(|cx| {
+        _ = Pin::new(&mut *socket).poll_write(cx, &bytes);
+        std::task::Poll::Ready(())
+    })
+    .await;
+}

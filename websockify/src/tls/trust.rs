@@ -1,0 +1,229 @@
+//! Whom we believe who they are: certificates that are signed by trusted ones, or that are among them.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore,
+    SignatureScheme,
+};
+use x509_cert::Certificate;
+use x509_cert::der::Decode;
+
+use super::identity;
+
+/// Verifies the certificates of servers; without a file those that the system trusts are trusted.
+pub(super) fn servers(
+    file: Option<&Path>,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<dyn ServerCertVerifier>> {
+    let (roots, trusted) = roots(file)?;
+    let inner = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(provider))
+        .build()
+        .context("the trusted certificates are no good")?;
+    Ok(Arc::new(OrTrusted { inner, trusted }))
+}
+
+/// Verifies the certificates of clients, likewise.
+pub(super) fn clients(
+    file: Option<&Path>,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>> {
+    let (roots, trusted) = roots(file)?;
+    let inner = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider))
+        .build()
+        .context("the trusted certificates are no good")?;
+    Ok(Arc::new(OrTrusted { inner, trusted }))
+}
+
+/// Takes every server for what it says it is.
+pub(super) fn anybody(provider: &Arc<CryptoProvider>) -> Arc<dyn ServerCertVerifier> {
+    Arc::new(Anybody(Arc::clone(provider)))
+}
+
+/// The certificates of a file, or of the system (`SSL_CERT_FILE` and `SSL_CERT_DIR` are respected): as roots, and those of the file as
+/// they are.
+fn roots(file: Option<&Path>) -> Result<(Arc<RootCertStore>, Vec<CertificateDer<'static>>)> {
+    let mut roots = RootCertStore::empty();
+    let Some(file) = file else {
+        let found = rustls_native_certs::load_native_certs();
+        let (usable, _) = roots.add_parsable_certificates(found.certs);
+        if usable == 0 {
+            let why = found.errors.first().map(|error| format!(": {error}"));
+            bail!(
+                "there are no certificates that the system trusts{}; install ca-certificates, or give a file of your own",
+                why.unwrap_or_default()
+            );
+        }
+        return Ok((Arc::new(roots), Vec::new()));
+    };
+    let certificates = identity::certificates(file)?;
+    for certificate in &certificates {
+        roots
+            .add(certificate.clone())
+            .with_context(|| format!("{} has a certificate that is no good", file.display()))?;
+    }
+    Ok((Arc::new(roots), certificates))
+}
+
+/// A verifier that also takes a certificate which is itself among the trusted ones, as one is that has signed itself: webpki does
+/// not, since it takes it for an authority's.
+#[derive(Debug)]
+struct OrTrusted<V> {
+    inner: V,
+    trusted: Vec<CertificateDer<'static>>,
+}
+
+impl<V> OrTrusted<V> {
+    /// Whether a certificate is trusted as it is. An error when it is, and it is not its time.
+    fn trusts(&self, certificate: &CertificateDer<'_>, now: UnixTime) -> Result<bool, Error> {
+        if !self.trusted.iter().any(|trusted| trusted == certificate) {
+            return Ok(false);
+        }
+        let parsed =
+            Certificate::from_der(certificate).map_err(|_| CertificateError::BadEncoding)?;
+        let validity = parsed.tbs_certificate().validity();
+        let now = Duration::from_secs(now.as_secs());
+        if now < validity.not_before.to_unix_duration() {
+            return Err(CertificateError::NotValidYet.into());
+        }
+        if now > validity.not_after.to_unix_duration() {
+            return Err(CertificateError::Expired.into());
+        }
+        Ok(true)
+    }
+}
+
+impl ServerCertVerifier for OrTrusted<Arc<WebPkiServerVerifier>> {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        if self.trusts(certificate, now)? {
+            verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
+            return Ok(ServerCertVerified::assertion());
+        }
+        self.inner
+            .verify_server_cert(certificate, intermediates, name, ocsp_response, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner
+            .verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner
+            .verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
+}
+
+impl ClientCertVerifier for OrTrusted<Arc<dyn ClientCertVerifier>> {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.inner.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        if self.trusts(certificate, now)? {
+            return Ok(ClientCertVerified::assertion());
+        }
+        self.inner
+            .verify_client_cert(certificate, intermediates, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner
+            .verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner
+            .verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
+}
+
+/// Believes every server, whatever its certificate says.
+#[derive(Debug)]
+struct Anybody(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
