@@ -3,7 +3,10 @@
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
+use rustls::{ClientConnection, StreamOwned};
+
 use crate::target::limit;
+use crate::tls::{self, ClientTls};
 
 /// The mask of all frames; no byte of it equals another.
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
@@ -125,10 +128,42 @@ pub fn close_payload(code: u16, reason: &[u8]) -> Vec<u8> {
     [&code.to_be_bytes()[..], reason].concat()
 }
 
+/// What a client's bytes go through.
+#[derive(Debug)]
+enum Wire {
+    Plain(TcpStream),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+}
+
+impl Read for Wire {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.read(buffer),
+            Self::Tls(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Wire {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.write(data),
+            Self::Tls(stream) => stream.write(data),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(stream) => stream.flush(),
+            Self::Tls(stream) => stream.flush(),
+        }
+    }
+}
+
 /// A client's connection.
 #[derive(Debug)]
 pub struct Client {
-    stream: TcpStream,
+    wire: Wire,
     /// The head of the server's answer.
     pub response: String,
 }
@@ -136,22 +171,49 @@ pub struct Client {
 impl Client {
     /// Goes on with a connection that is a WebSocket already.
     pub fn from_stream(stream: TcpStream) -> Self {
-        Self {
-            stream,
-            response: String::new(),
-        }
+        Self::over(Wire::Plain(stream))
     }
 
     /// Connects without sending anything.
     pub fn raw(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).expect("the server listens");
-        limit(&stream);
-        stream
-            .set_nodelay(true)
-            .expect("a socket can do without delay");
+        match tls::everywhere() {
+            None => Self::over(Wire::Plain(connect(address))),
+            Some((.., tls)) => Self::tls(address, tls).expect("the server speaks TLS"),
+        }
+    }
+
+    /// Connects by TLS, without sending anything else.
+    ///
+    /// # Errors
+    /// There was no handshake.
+    pub fn tls(address: SocketAddr, tls: &ClientTls) -> io::Result<Self> {
+        let mut stream = StreamOwned::new(tls.connection(), connect(address));
+        while stream.conn.is_handshaking() {
+            stream.conn.complete_io(&mut stream.sock)?;
+        }
+        Ok(Self::over(Wire::Tls(Box::new(stream))))
+    }
+
+    fn over(wire: Wire) -> Self {
         Self {
-            stream,
+            wire,
             response: String::new(),
+        }
+    }
+
+    /// The same as [`Client::connect`] by TLS.
+    pub fn connect_tls(address: SocketAddr, tls: &ClientTls) -> Self {
+        let mut client = Self::tls(address, tls).expect("the server speaks TLS");
+        client.request(&Handshake::default().bytes());
+        client.expect_session();
+        client
+    }
+
+    /// What was agreed on by TLS.
+    pub fn tls_connection(&self) -> &ClientConnection {
+        match &self.wire {
+            Wire::Plain(_) => panic!("it does not speak TLS"),
+            Wire::Tls(stream) => &stream.conn,
         }
     }
 
@@ -163,20 +225,39 @@ impl Client {
     /// The same with headers of the test's choice.
     pub fn with(address: SocketAddr, handshake: &Handshake) -> Self {
         let client = Self::ask(address, &handshake.bytes());
-        assert!(
-            client.response.starts_with("HTTP/1.1 101 "),
-            "refused: {}",
-            client.response
-        );
+        client.expect_session();
         client
+    }
+
+    fn expect_session(&self) {
+        let accepted = self.response.starts_with("HTTP/1.1 101 ");
+        assert!(accepted, "refused: {}", self.response);
     }
 
     /// Connects, sends `request`, and reads the head of the answer, whatever it is.
     pub fn ask(address: SocketAddr, request: &[u8]) -> Self {
         let mut client = Self::raw(address);
-        client.send(request);
-        client.read_head();
+        client.request(request);
         client
+    }
+
+    /// Sends `request`, and reads the head of the answer.
+    pub fn request(&mut self, request: &[u8]) {
+        self.send(request);
+        self.read_head();
+    }
+
+    /// Reads as much body as the head said that there is.
+    pub fn read_body(&mut self) -> Vec<u8> {
+        let length = self.header("Content-Length").expect("it has a length");
+        let mut body = vec![0; length.parse().expect("it is a number")];
+        self.wire.read_exact(&mut body).expect("all of it comes");
+        body
+    }
+
+    /// The status of the answer.
+    pub fn status(&self) -> &str {
+        self.response.split(' ').nth(1).unwrap_or_default()
     }
 
     /// Reads the head of an answer into `response`.
@@ -184,7 +265,7 @@ impl Client {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             let mut byte = [0];
-            if self.stream.read(&mut byte).expect("the server answers") == 0 {
+            if self.wire.read(&mut byte).expect("the server answers") == 0 {
                 break;
             }
             head.push(byte[0]);
@@ -202,12 +283,12 @@ impl Client {
 
     /// Sends bytes as they are.
     pub fn send(&mut self, bytes: &[u8]) {
-        self.stream.write_all(bytes).expect("the server reads");
+        self.wire.write_all(bytes).expect("the server reads");
     }
 
     /// Sends bytes as they are, unless the connection is over.
     pub fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.stream.write_all(bytes)
+        self.wire.write_all(bytes)
     }
 
     /// Sends a binary message.
@@ -229,23 +310,23 @@ impl Client {
     /// Reads a frame, if the connection is not over.
     pub fn try_read_frame(&mut self) -> io::Result<Message> {
         let mut start = [0; 2];
-        self.stream.read_exact(&mut start)?;
+        self.wire.read_exact(&mut start)?;
         assert_eq!(start[1] & 0x80, 0, "servers do not mask");
         let length = match start[1] {
             126 => {
                 let mut length = [0; 2];
-                self.stream.read_exact(&mut length)?;
+                self.wire.read_exact(&mut length)?;
                 u64::from(u16::from_be_bytes(length))
             }
             127 => {
                 let mut length = [0; 8];
-                self.stream.read_exact(&mut length)?;
+                self.wire.read_exact(&mut length)?;
                 u64::from_be_bytes(length)
             }
             length => length.into(),
         };
         let mut payload = vec![0; length as usize];
-        self.stream.read_exact(&mut payload)?;
+        self.wire.read_exact(&mut payload)?;
         Ok(Message {
             first: start[0],
             payload,
@@ -288,7 +369,7 @@ impl Client {
     /// Checks that the connection is over: the end of the data, and no reset.
     pub fn expect_end(&mut self) {
         let mut rest = Vec::new();
-        self.stream
+        self.wire
             .read_to_end(&mut rest)
             .expect("the connection ends without a reset");
         assert!(rest.is_empty(), "after the end: {rest:?}");
@@ -297,7 +378,7 @@ impl Client {
     /// Everything until the end of the connection.
     pub fn read_rest(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
-        self.stream
+        self.wire
             .read_to_end(&mut rest)
             .expect("the connection ends without a reset");
         rest
@@ -305,11 +386,26 @@ impl Client {
 
     /// The connection itself.
     pub fn stream(&self) -> &TcpStream {
-        &self.stream
+        match &self.wire {
+            Wire::Plain(stream) => stream,
+            Wire::Tls(stream) => &stream.sock,
+        }
     }
 
     /// The connection itself, for good.
     pub fn into_stream(self) -> TcpStream {
-        self.stream
+        match self.wire {
+            Wire::Plain(stream) => stream,
+            Wire::Tls(stream) => stream.sock,
+        }
     }
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).expect("the server listens");
+    limit(&stream);
+    stream
+        .set_nodelay(true)
+        .expect("a socket can do without delay");
+    stream
 }

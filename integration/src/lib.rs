@@ -6,18 +6,22 @@
 //!
 //! With `WEBSOCKIFY_UNDER_TEST=theirs` the tests drive the Python original (`websockify` from `PATH`) instead, which shows whether
 //! a compatibility test is right.
+//!
+//! With `WEBSOCKIFY_OVER_TLS` in the environment every server has a certificate and every client speaks TLS.
 
 mod client;
 mod programs;
 mod server;
 mod system;
 mod target;
+mod tls;
 
 pub use client::{Client, Handshake, Message, close_payload, frame, frame_header};
 pub use programs::{compile, compile_go};
 pub use server::{Server, executable, run_to_end, session, theirs};
 pub use system::{Chance, Scratch, hash, in_own_network, listeners_on, pattern, wait_until};
 pub use target::{Target, reset};
+pub use tls::{Certificates, ClientTls, FAST, Identity, accept_tls, openssl, text};
 
 use std::time::Duration;
 

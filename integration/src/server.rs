@@ -17,6 +17,7 @@ use crate::DEADLINE;
 use crate::client::Client;
 use crate::system::wait_until;
 use crate::target::Target;
+use crate::tls;
 
 /// Whether the Python original is under test.
 pub fn theirs() -> bool {
@@ -115,7 +116,11 @@ impl Server {
             .iter()
             .map(OsStr::new)
             .chain([executable().as_os_str(), OsStr::new("--inetd")]);
-        let mut words = words.chain(arguments.iter().map(OsStr::new));
+        let certificate = tls::everywhere().map(|(_, identity, _)| identity.options());
+        let certificate = certificate.iter().flatten().map(OsStr::new);
+        let mut words = words
+            .chain(certificate)
+            .chain(arguments.iter().map(OsStr::new));
         let mut command = Command::new(words.next().expect("there is a program"));
         command.args(words).stdin(OwnedFd::from(listener));
         Self::start(command, address)

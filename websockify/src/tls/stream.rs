@@ -101,7 +101,7 @@ impl TlsStream {
     fn take(&mut self, out: &mut ReadBuf<'_>) -> bool {
         while out.remaining() > 0 {
             match self.connection.reader().read(out.initialize_unfilled()) {
-                Ok(1..) => {}
+                Ok(length @ 1..) => out.advance(length),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
                 // Its peer said so, or just ended the connection: that is no more than it could do without TLS.
                 Ok(0) | Err(_) => return true,
