@@ -2,11 +2,12 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::{Arc, MutexGuard};
 
-use rustls::{ClientConnection, StreamOwned};
+use rustls::ClientConnection;
 
 use crate::target::limit;
-use crate::tls::{self, ClientTls};
+use crate::tls::{self, ClientTls, TlsWire};
 
 /// The mask of all frames; no byte of it equals another.
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
@@ -132,7 +133,7 @@ pub fn close_payload(code: u16, reason: &[u8]) -> Vec<u8> {
 #[derive(Debug)]
 enum Wire {
     Plain(TcpStream),
-    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+    Tls(Arc<TlsWire>),
 }
 
 impl Read for Wire {
@@ -153,10 +154,7 @@ impl Write for Wire {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        match self {
-            Self::Plain(stream) => stream.flush(),
-            Self::Tls(stream) => stream.flush(),
-        }
+        Ok(())
     }
 }
 
@@ -169,11 +167,6 @@ pub struct Client {
 }
 
 impl Client {
-    /// Goes on with a connection that is a WebSocket already.
-    pub fn from_stream(stream: TcpStream) -> Self {
-        Self::over(Wire::Plain(stream))
-    }
-
     /// Connects without sending anything.
     pub fn raw(address: SocketAddr) -> Self {
         match tls::everywhere() {
@@ -187,11 +180,8 @@ impl Client {
     /// # Errors
     /// There was no handshake.
     pub fn tls(address: SocketAddr, tls: &ClientTls) -> io::Result<Self> {
-        let mut stream = StreamOwned::new(tls.connection(), connect(address));
-        while stream.conn.is_handshaking() {
-            stream.conn.complete_io(&mut stream.sock)?;
-        }
-        Ok(Self::over(Wire::Tls(Box::new(stream))))
+        let wire = TlsWire::new(connect(address), tls)?;
+        Ok(Self::over(Wire::Tls(Arc::new(wire))))
     }
 
     fn over(wire: Wire) -> Self {
@@ -210,11 +200,20 @@ impl Client {
     }
 
     /// What was agreed on by TLS.
-    pub fn tls_connection(&self) -> &ClientConnection {
+    pub fn tls_connection(&self) -> MutexGuard<'_, ClientConnection> {
         match &self.wire {
             Wire::Plain(_) => panic!("it does not speak TLS"),
-            Wire::Tls(stream) => &stream.conn,
+            Wire::Tls(stream) => stream.connection(),
         }
+    }
+
+    /// The same connection once more, for a thread that only sends or only receives.
+    #[must_use]
+    pub fn sibling(&self) -> Self {
+        Self::over(match &self.wire {
+            Wire::Plain(stream) => Wire::Plain(stream.try_clone().expect("there are descriptors")),
+            Wire::Tls(stream) => Wire::Tls(Arc::clone(stream)),
+        })
     }
 
     /// Connects and becomes a WebSocket.
@@ -289,6 +288,11 @@ impl Client {
     /// Sends bytes as they are, unless the connection is over.
     pub fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.wire.write_all(bytes)
+    }
+
+    /// Sends as much as there is room for. Returns how much that was.
+    pub fn write_some(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.wire.write(bytes)
     }
 
     /// Sends a binary message.
@@ -388,15 +392,7 @@ impl Client {
     pub fn stream(&self) -> &TcpStream {
         match &self.wire {
             Wire::Plain(stream) => stream,
-            Wire::Tls(stream) => &stream.sock,
-        }
-    }
-
-    /// The connection itself, for good.
-    pub fn into_stream(self) -> TcpStream {
-        match self.wire {
-            Wire::Plain(stream) => stream,
-            Wire::Tls(stream) => stream.sock,
+            Wire::Tls(stream) => stream.socket(),
         }
     }
 }

@@ -21,7 +21,9 @@ pub use programs::{compile, compile_go};
 pub use server::{Server, executable, run_to_end, session, theirs};
 pub use system::{Chance, Scratch, hash, in_own_network, listeners_on, pattern, wait_until};
 pub use target::{Target, reset};
-pub use tls::{Certificates, ClientTls, FAST, Identity, accept_tls, openssl, text};
+pub use tls::{
+    Certificates, ClientTls, FAST, Identity, accept_tls, is_everywhere as over_tls, openssl, text,
+};
 
 use std::time::Duration;
 

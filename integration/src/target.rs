@@ -58,14 +58,13 @@ impl Default for Target {
     }
 }
 
-/// Ends a connection with a reset.
-pub fn reset(stream: TcpStream) {
+/// Ends a connection with a reset when it is closed.
+pub fn reset(stream: &TcpStream) {
     let linger = nix::libc::linger {
         l_onoff: 1,
         l_linger: 0,
     };
     setsockopt(&stream.as_fd(), sockopt::Linger, &linger).expect("a socket can be reset");
-    drop(stream);
 }
 
 /// Gives reading and writing the deadline.

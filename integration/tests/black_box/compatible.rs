@@ -1,6 +1,8 @@
 //! What clients and scripts rely on, and what the Python original does as well.
 
-use integration::{Client, Handshake, Server, Target, close_payload, frame, pattern, session};
+use integration::{
+    Client, Handshake, Server, Target, close_payload, frame, over_tls, pattern, session,
+};
 
 #[test]
 fn an_upgrade_gets_the_accept_key_of_the_rfc() {
@@ -169,11 +171,16 @@ fn the_log_has_the_lines_that_scripts_wait_for() {
     let target = Target::new();
     let mut server = Server::to(target.address());
     server.wait_for_line("WebSocket server settings:");
-    server.wait_for_line("  - No SSL/TLS support (no cert file)");
+    let (support, kind) = if over_tls() {
+        ("SSL/TLS support", "SSL/TLS (wss://)")
+    } else {
+        ("No SSL/TLS support (no cert file)", "Plain non-SSL (ws://)")
+    };
+    server.wait_for_line(&format!("  - {support}"));
     let target_address = target.address();
     server.wait_for_line(&format!("  - proxying from inetd to {target_address}"));
     let _client = Client::connect(server.address());
-    let line = server.wait_for_line("127.0.0.1: Plain non-SSL (ws://) WebSocket connection");
+    let line = server.wait_for_line(&format!("127.0.0.1: {kind} WebSocket connection"));
     assert_eq!(line.split(' ').next(), Some("127.0.0.1"));
     assert!(line.starts_with("127.0.0.1 - - ["), "{line}");
     server.wait_for_line("127.0.0.1: Path: '/path?query'");

@@ -143,7 +143,8 @@ fn a_reset_of_the_target_gives_the_client_what_arrived_and_a_close() {
     let (mut server, mut client, mut peer) = session();
     peer.write_all(b"before").unwrap();
     assert_eq!(client.read_binary(6), b"before");
-    reset(peer);
+    reset(&peer);
+    drop(peer);
     assert_eq!(client.read_frame().close().0, Some(1011));
     client.send_close(1011);
     client.expect_end();
@@ -156,7 +157,8 @@ fn a_reset_of_the_client_ends_the_target() {
     client.send_binary(b"before");
     let mut arrived = [0; 6];
     peer.read_exact(&mut arrived).unwrap();
-    reset(client.into_stream());
+    reset(client.stream());
+    drop(client);
     assert_eq!(peer.read(&mut arrived).unwrap(), 0);
     server.wait_for_line("Client connection lost: 6 bytes from the client");
 }
@@ -217,7 +219,7 @@ fn a_client_that_ignores_our_close_is_cut_off_within_ten_seconds() {
 #[test]
 fn a_client_that_floods_still_gets_what_its_target_sends_and_a_close() {
     let (server, mut flooder, mut peer) = session();
-    let mut reader = Client::from_stream(flooder.stream().try_clone().unwrap());
+    let mut reader = flooder.sibling();
     let mut sink = peer.try_clone().unwrap();
     std::thread::scope(|scope| {
         scope.spawn(move || {
@@ -283,7 +285,7 @@ fn five_hundred_ends_in_random_order_lose_no_byte() {
         let mut client = Client::connect(server.address());
         let mut peer = target.accept();
         let client_first = next() % 2 == 0;
-        let mut sender = Client::from_stream(client.stream().try_clone().unwrap());
+        let mut sender = client.sibling();
         std::thread::scope(|scope| {
             scope.spawn(move || {
                 sender.send_binary(&pattern(up));

@@ -49,7 +49,7 @@ fn sixteen_mebibytes_pass_both_ways_at_once() {
     let (_server, mut client, mut peer) = session();
     let (up, down) = (pattern(16 << 20), pattern((16 << 20) + 1));
     let (up_hash, down_hash) = (hash(&up), hash(&down));
-    let mut sender = Client::from_stream(client.stream().try_clone().unwrap());
+    let mut sender = client.sibling();
     let mut peer_sender = peer.try_clone().unwrap();
     std::thread::scope(|scope| {
         scope.spawn(move || up.chunks(100_001).for_each(|part| sender.send_binary(part)));
@@ -269,7 +269,7 @@ fn a_megabyte_of_base64_survives_in_one_message() {
     let mut client = base64_client(&server);
     let mut peer = target.accept();
     let sent = b"QUJD".repeat(300_000);
-    let mut sender = Client::from_stream(client.stream().try_clone().unwrap());
+    let mut sender = client.sibling();
     std::thread::scope(|scope| {
         scope.spawn(move || sender.send(&frame(0x81, &sent)));
         let arrived = read_exact(&mut peer, 900_000);
@@ -291,12 +291,12 @@ fn a_megabyte_of_base64_survives_in_one_message() {
 
 /// Sends `part` over and over until all buffers on the way are full: until nothing was taken for a while. Returns how many bytes
 /// went in.
-fn fill(client: &Client, part: &[u8]) -> usize {
+fn fill(client: &mut Client, part: &[u8]) -> usize {
     client.stream().set_nonblocking(true).unwrap();
     let mut sent = 0;
     let mut last = std::time::Instant::now();
     while last.elapsed().as_millis() < 500 {
-        if let Ok(length) = client.stream().write(&part[sent % part.len()..]) {
+        if let Ok(length) = client.write_some(&part[sent % part.len()..]) {
             sent += length;
             last = std::time::Instant::now();
             assert!(sent < 256 << 20, "a client is never stalled");
@@ -314,7 +314,7 @@ fn a_slow_target_stalls_its_client_and_nobody_else() {
     let mut slow = Client::connect(server.address());
     let mut slow_peer = target.accept();
     let part = frame(0x82, &pattern(1 << 16));
-    let sent = fill(&slow, &part);
+    let sent = fill(&mut slow, &part);
     let before = server.resident_memory();
     let mut other = Client::connect(server.address());
     let mut other_peer = target.accept();
@@ -363,12 +363,12 @@ fn a_heartbeat_does_not_drop_a_client_whose_target_is_stalled() {
     let mut client = Client::connect(server.address());
     let mut peer = target.accept();
     let part = frame(0x82, &pattern(1 << 16));
-    let sent = fill(&client, &part);
+    let sent = fill(&mut client, &part);
     // Its pongs wait behind the data now, but it is not to blame.
     for _ in 0..10 {
         assert_eq!(client.read_frame().first, 0x89);
     }
-    let mut sender = Client::from_stream(client.stream().try_clone().unwrap());
+    let mut sender = client.sibling();
     let rest = part[sent % part.len()..].to_vec();
     let frames = (sent + rest.len()) / part.len();
     std::thread::scope(|scope| {

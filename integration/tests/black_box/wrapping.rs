@@ -218,7 +218,7 @@ fn exit_lets_the_session_finish_that_the_program_ended_with() {
     let mut server = wrap_script(&["--wrap-mode=exit"], "one_shot", "PORT");
     let (mut client, _) = greeting(server.address());
     let bytes = integration::pattern(4 << 20);
-    let mut sender = Client::from_stream(client.stream().try_clone().unwrap());
+    let mut sender = client.sibling();
     std::thread::scope(|scope| {
         scope.spawn(|| {
             sender.send_binary(&bytes);
