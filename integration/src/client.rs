@@ -379,6 +379,17 @@ impl Client {
         assert!(rest.is_empty(), "after the end: {rest:?}");
     }
 
+    /// What there is to read, at least a byte unless the connection has ended.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub fn read_some(&mut self) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; 1 << 16];
+        let length = self.wire.read(&mut bytes)?;
+        bytes.truncate(length);
+        Ok(bytes)
+    }
+
     /// Everything until the end of the connection.
     pub fn read_rest(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();

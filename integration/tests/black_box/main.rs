@@ -4,6 +4,7 @@
 //! - [`command_line`]: usage errors, settings, log lines, exit status.
 //! - [`listening`]: TCP, unix sockets, handed-over sockets, running out of descriptors.
 //! - [`upgrade`]: what is answered before a connection is a session.
+//! - [`files`]: the files of `--web`.
 //! - [`session`]: frames in, frames out, violations, pings, base64.
 //! - [`ending`]: nothing is lost, whoever ends first and however.
 //! - [`paths`]: nothing is lost or changed on any way that payload takes.
@@ -19,6 +20,7 @@
 mod command_line;
 mod compatible;
 mod ending;
+mod files;
 mod guard;
 mod library;
 mod lifetime;
