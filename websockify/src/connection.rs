@@ -24,14 +24,12 @@ use crate::sniff::{self, POLICY, Protocol, Sniffed};
 use crate::stream::{Plain, Stream};
 use crate::sys;
 use crate::target::{ConnectError, Target};
-use crate::tls::{Acceptor, Refused};
+use crate::tls::{Acceptor, HANDSHAKE_FAILURE, Refused};
 use crate::websocket::Close;
 use crate::websocket::frame::{CLOSE_FRAME, append_close};
 
 /// How long connections that are no sessions may go on when the server takes no more.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
-/// What a TLS client is told when there is no certificate: a fatal `handshake_failure` alert (RFC 8446, section 6).
-const TLS_ALERT: &[u8] = &[0x15, 0x03, 0x01, 0x00, 0x02, 0x02, 0x28];
 
 /// What every connection is handled with.
 #[derive(Debug)]
@@ -283,7 +281,7 @@ async fn answer_other(stream: &mut Stream, peer: Peer, protocol: Protocol) {
         }
         Protocol::Tls => {
             tracing::info!(%peer, "SSL/TLS connection refused: there is no certificate");
-            relay::farewell(stream, TLS_ALERT).await;
+            relay::farewell(stream, HANDSHAKE_FAILURE).await;
         }
         Protocol::Ssl2 => {
             tracing::info!(%peer, "SSLv2 connection refused");

@@ -49,9 +49,66 @@ fn usage_errors_exit_with_2_and_say_what_is_wrong() {
             &["6080", "h:1", "--wrap-port", "1"],
             "needs a wrapped program",
         ),
-        // Not built yet, or never: not known.
-        (&["6080", "h:1", "--web", "."], "--web"),
-        (&["6080", "h:1", "--cert", "x"], "--cert"),
+        (
+            &["6080", "h:1", "--web-header", "X: 1"],
+            "--web-header needs --web",
+        ),
+        (
+            &["6080", "h:1", "--web=.", "--web-header", "X"],
+            "not 'Name: value'",
+        ),
+        (
+            &["6080", "h:1", "--web=.", "--web-header", "a b: 1"],
+            "not the name of a header",
+        ),
+        (
+            &["6080", "h:1", "--web=.", "--web-header", "X: a\nb"],
+            "not the value of a header",
+        ),
+        (
+            &[
+                "6080",
+                "h:1",
+                "--web=.",
+                "--web-header",
+                "content-length: 1",
+            ],
+            "for the server to set",
+        ),
+        (
+            &["6080", "h:1", "--ssl-only"],
+            "--ssl-only needs a certificate",
+        ),
+        (
+            &["6080", "h:1", "--ssl-only", "--cert", "/no/such"],
+            "/no/such does not exist",
+        ),
+        (
+            &["6080", "h:1", "--verify-client"],
+            "--verify-client needs a certificate",
+        ),
+        (&["6080", "h:1", "--key", "k"], "--key needs --cert"),
+        (
+            &["6080", "h:1", "--key-password=a", "--key-password-file=b"],
+            "give one of them",
+        ),
+        (&["6080", "h:1", "--ssl-version", "sslv3"], "--ssl-version"),
+        (&["6080", "h:1", "--ssl-ciphers", "RC4"], "leaves no cipher"),
+        (&["6080", "h:1", "--target-insecure"], "need --ssl-target"),
+        (
+            &["6080", "h:1", "--target-cafile", "f"],
+            "need --ssl-target",
+        ),
+        (
+            &[
+                "6080",
+                "h:1",
+                "--ssl-target",
+                "--target-insecure",
+                "--target-cafile=f",
+            ],
+            "give one of them",
+        ),
         (&["6080", "h:1", "--no-such-option"], "--no-such-option"),
     ] {
         let stderr = usage_error(arguments);

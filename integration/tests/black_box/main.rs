@@ -8,6 +8,8 @@
 //! - [`session`]: frames in, frames out, violations, pings, base64.
 //! - [`ending`]: nothing is lost, whoever ends first and however.
 //! - [`paths`]: nothing is lost or changed on any way that payload takes.
+//! - [`tls`]: TLS with clients.
+//! - [`tls_target`]: TLS with the target.
 //! - [`lifetime`]: stopping, run-once, timeouts, leaks.
 //! - [`shim`]: the preloaded library itself.
 //! - [`library`]: where the preloaded library comes from.
@@ -31,5 +33,7 @@ mod real;
 mod session;
 mod shim;
 mod terminal;
+mod tls;
+mod tls_target;
 mod upgrade;
 mod wrapping;

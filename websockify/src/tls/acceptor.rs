@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -20,7 +21,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
-use super::{Failure, TlsStream, provider, trust};
+use super::{Failure, HANDSHAKE_FAILURE, TlsStream, provider, trust};
 use crate::config::{ClientTrust, TlsConfig, TlsVersion};
 use crate::stream::Plain;
 
@@ -264,9 +265,13 @@ async fn send_alert(socket: &mut Plain, mut alert: AcceptedAlert) {
     let mut bytes = Vec::new();
     // Writing to memory cannot fail.
     _ = alert.write_all(&mut bytes as &mut dyn Write);
+    if bytes.is_empty() {
+        // rustls has none for a client that does not begin as it should.
+        bytes.extend_from_slice(HANDSHAKE_FAILURE);
+    }
     poll_fn(|cx| {
         _ = Pin::new(&mut *socket).poll_write(cx, &bytes);
-        std::task::Poll::Ready(())
+        Poll::Ready(())
     })
     .await;
 }

@@ -26,6 +26,9 @@ pub(crate) use ciphers::Ciphers;
 pub(crate) use connector::Connector;
 pub(crate) use stream::TlsStream;
 
+/// What a client is told with which there is nothing to agree on: the fatal alert `handshake_failure` (RFC 8446, section 6).
+pub(crate) const HANDSHAKE_FAILURE: &[u8] = &[0x15, 0x03, 0x01, 0x00, 0x02, 0x02, 0x28];
+
 /// Where the cryptography comes from, with these suites for TLS 1.2 and 1.3.
 fn provider(ciphers: &Ciphers) -> Arc<CryptoProvider> {
     Arc::new(CryptoProvider {
@@ -83,9 +86,9 @@ fn describe(error: &Error, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Error::InvalidCertificate(
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
         ) => "its certificate is not valid yet",
-        Error::InvalidCertificate(CertificateError::NotValidForName) => {
-            "its certificate is for another name"
-        }
+        Error::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        ) => "its certificate is for another name",
         Error::AlertReceived(AlertDescription::UnknownCA) => {
             "it does not trust our certificate (unknown CA)"
         }
