@@ -16,8 +16,8 @@ BUILD := $(CARGO) build --release --locked -p websockify
 SHIM := $(CARGO) build --release --locked --quiet -p websockify --message-format=json \
 	| sed -n 's/.*\["REBIND_LIBRARY","\([^"]*\)"\].*/\1/p'
 RUN_PACKAGES := telnetd-ssl
-TEST_PACKAGES := telnetd-ssl tigervnc-standalone-server tigervnc-tools redis-server busybox-static socat tmux \
-	python3 python3-venv perl iproute2 libcap2-bin binutils util-linux \
+TEST_PACKAGES := telnetd-ssl tigervnc-standalone-server tigervnc-tools novnc redis-server busybox-static socat tmux \
+	openssl sslscan python3 python3-venv perl iproute2 libcap2-bin binutils util-linux \
 	gcc libc6-dev musl-tools golang-go $(if $(filter x86_64,$(shell uname -m)),gcc-multilib)
 BENCH_PACKAGES := haproxy socat python3 python3-venv
 COMPLIANCE := target/compliance
@@ -38,8 +38,8 @@ run: run-packages
 # Everything, then sessions and their ends over each of the ways that payload takes.
 test: test-packages
 	$(CARGO) test --locked --workspace
-	for way in copy splice; do \
-		WEBSOCKIFY_RELAY=$$way $(CARGO) test --locked -p integration --test black_box -- session:: ending:: compatible:: || exit; done
+	for way in WEBSOCKIFY_RELAY=copy WEBSOCKIFY_RELAY=splice WEBSOCKIFY_OVER_TLS=1; do \
+		env $$way $(CARGO) test --locked -p integration --test black_box -- session:: ending:: compatible:: || exit; done
 
 check: test
 	$(CARGO) fmt --all --check
