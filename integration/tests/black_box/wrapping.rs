@@ -194,7 +194,8 @@ fn a_program_that_listens_on_its_port_by_itself_is_told_of() {
 #[test]
 fn a_program_that_listens_elsewhere_is_told_of() {
     let other = free_port().to_string();
-    let mut server = wrap_script(&["--wrap-timeout", "1"], "echo", &other);
+    // Long enough for Python to start on a busy machine.
+    let mut server = wrap_script(&["--wrap-timeout", "5"], "echo", &other);
     server.wait_for_line(&format!(
         "it listens on 0.0.0.0:{other}; --wrap-port tells which port it binds"
     ));

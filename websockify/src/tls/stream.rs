@@ -17,8 +17,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::stream::Plain;
 
-/// Bytes that are received at once, and that are encrypted at once.
+/// Bytes that are received at once.
 const CHUNK: usize = 64 * 1024;
+/// Bytes that are encrypted at once: the relay's buffer with the header of its frame fits.
+const MAX_WRITE: usize = 2 * CHUNK;
 
 thread_local! {
     static CIPHERTEXT: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK].into_boxed_slice());
@@ -250,7 +252,7 @@ impl AsyncWrite for TlsStream {
         cx: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let most = &data[..data.len().min(CHUNK)];
+        let most = &data[..data.len().min(MAX_WRITE)];
         self.poll_encrypted(cx, |connection| connection.writer().write(most))
     }
 
