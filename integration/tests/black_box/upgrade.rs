@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 
 use integration::{Client, Handshake, Server, Target, frame};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// The status that a handshake is answered with, and the client for its other headers.
 fn status(server: &Server, handshake: &Handshake) -> (String, Client) {
@@ -321,11 +322,13 @@ fn who_says_nothing_or_too_little_is_closed_when_its_time_is_over() {
 }
 
 #[test]
-fn hundreds_of_silent_connections_keep_nobody_waiting() {
+fn a_thousand_silent_and_dripping_connections_keep_nobody_waiting() {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
     let target = Target::new();
     let server = Server::to(target.address());
-    let silent: Vec<Client> = (0..400).map(|_| Client::raw(server.address())).collect();
-    let mut dripping: Vec<Client> = (0..50).map(|_| Client::raw(server.address())).collect();
+    let silent: Vec<Client> = (0..900).map(|_| Client::raw(server.address())).collect();
+    let mut dripping: Vec<Client> = (0..100).map(|_| Client::raw(server.address())).collect();
     for client in &mut dripping {
         client.send(b"GET / HTTP/1.1\r\nHost: x\r\n");
     }
