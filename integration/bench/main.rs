@@ -13,6 +13,7 @@ mod bench;
 mod bind;
 mod bulk;
 mod chart;
+mod connection;
 mod echo;
 mod figures;
 mod goals;
@@ -31,6 +32,7 @@ mod sessions;
 mod start;
 mod statistics;
 mod target;
+mod tls;
 mod wire;
 
 use std::fs;
@@ -54,6 +56,8 @@ pub(crate) const WORKLOADS: &[Workload] = &[
     ("echo", echo::run),
     ("sessions", sessions::run),
     ("idle", idle::run),
+    ("tls-bulk", bulk::run_tls),
+    ("tls-idle", idle::run_tls),
 ];
 
 fn main() -> ExitCode {

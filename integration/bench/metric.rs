@@ -93,6 +93,11 @@ metrics! {
         Some(Goal::OwnRatioAtMost(CONSTANT, &SHUTDOWN_1000)));
     TOLD_1000 = ("told_1000", "clients told of the end, of 1,000", "%", Some(Goal::ValueAtLeast(100.0)));
     TOLD_10000 = ("told_10000", "clients told of the end, of 10,000", "%", Some(Goal::ValueAtLeast(100.0)));
+    TLS_DOWN_RATE = ("tls_down_rate", "TLS, target→client", MEGABYTES, None);
+    TLS_DOWN_CPU = ("tls_down_cpu", "TLS, target→client, CPU", PER_GIGABYTE, Some(Goal::RatioAtMost(1.1)));
+    TLS_UP_RATE = ("tls_up_rate", "TLS, client→target", MEGABYTES, None);
+    TLS_UP_CPU = ("tls_up_cpu", "TLS, client→target, CPU", PER_GIGABYTE, Some(Goal::RatioAtMost(1.1)));
+    TLS_IDLE_1000 = ("tls_idle_1000", "idle TLS session, memory, of 1,000", "KiB", Some(Goal::ValueAtMost(24.0)));
     START = ("start", "start until it accepts", "ms", Some(Goal::ValueAtMost(15.0)));
     START_MEMORY = ("start_memory", "memory at the start", "MiB", Some(Goal::ValueAtMost(6.0)));
     EXECUTABLE = ("executable", "executable", "MiB", Some(Goal::ValueAtMost(10.0)));

@@ -8,10 +8,38 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use crate::tls::Tls;
 use crate::wire::Speech;
 
 /// The most sessions that are open at once.
 pub(crate) const MOST_SESSIONS: usize = 10_000;
+
+/// What a peer is to do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Service<'a> {
+    /// Relay.
+    Plain,
+    /// Relay what comes by TLS.
+    Tls(&'a Tls),
+}
+
+impl<'a> Service<'a> {
+    /// Whether a peer does that.
+    pub(crate) fn is_of(self, kind: Kind) -> bool {
+        match self {
+            Self::Plain => true,
+            Self::Tls(_) => matches!(kind, Kind::Ours | Kind::Haproxy | Kind::Python),
+        }
+    }
+
+    /// What is needed for TLS with the peer.
+    pub(crate) fn tls(self) -> Option<&'a Tls> {
+        match self {
+            Self::Plain => None,
+            Self::Tls(tls) => Some(tls),
+        }
+    }
+}
 
 /// A program that relays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -95,18 +123,26 @@ impl Peer {
         })
     }
 
-    /// The arguments that make it relay from `source` to `target`; what it needs beside goes to `scratch`.
+    /// The arguments that make it do that from `source` to `target`; what it needs beside goes to `scratch`.
     pub(crate) fn arguments(
         &self,
+        service: Service<'_>,
         source: SocketAddr,
         target: SocketAddr,
         scratch: &Path,
     ) -> Result<Vec<OsString>> {
         let words = match self.kind {
-            Kind::Ours | Kind::Python => vec![source.to_string(), target.to_string()],
+            Kind::Ours | Kind::Python => {
+                let mut words: Vec<OsString> = Vec::new();
+                if let Some(tls) = service.tls() {
+                    words.extend(["--cert".into(), tls.file.clone().into()]);
+                }
+                words.extend([source.to_string().into(), target.to_string().into()]);
+                return Ok(words);
+            }
             Kind::Haproxy => {
                 let file = scratch.join("haproxy.cfg");
-                fs::write(&file, haproxy_configuration(source, target))
+                fs::write(&file, haproxy_configuration(service, source, target))
                     .context("write haproxy's configuration")?;
                 return Ok(vec!["-db".into(), "-f".into(), file.into()]);
             }
@@ -129,10 +165,14 @@ impl Peer {
 }
 
 /// A plain relay with everything else as it comes; without timeouts it would warn.
-fn haproxy_configuration(source: SocketAddr, target: SocketAddr) -> String {
+fn haproxy_configuration(service: Service<'_>, source: SocketAddr, target: SocketAddr) -> String {
+    let tls = service
+        .tls()
+        .map(|tls| format!("ssl crt {}", tls.file.display()))
+        .unwrap_or_default();
     format!(
         "defaults\n  mode tcp\n  timeout connect 10s\n  timeout client 1h\n  timeout server 1h\n\
-         listen relay\n  bind {source}\n  server target {target}\n"
+         listen relay\n  bind {source} {tls}\n  server target {target}\n"
     )
 }
 
@@ -150,8 +190,12 @@ fn version(kind: Kind, program: &Path) -> Option<String> {
     match kind {
         Kind::Ours | Kind::Websocat => first_line_of(Command::new(program).arg("--version")),
         Kind::Haproxy => {
-            let line = first_line_of(Command::new(program).arg("-v"))?;
-            Some(line.split_whitespace().take(3).collect::<Vec<_>>().join(" "))
+            let output = Command::new(program).arg("-vv").output().ok()?;
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            let words = text.lines().next()?.split_whitespace().take(3);
+            let library = text.lines().find(|line| line.starts_with("Running on OpenSSL"));
+            let library = library.and_then(|line| line.split(": ").nth(1)).into_iter();
+            Some(words.chain(library).collect::<Vec<_>>().join(" "))
         }
         Kind::Socat => {
             let output = Command::new(program).arg("-V").output().ok()?;
