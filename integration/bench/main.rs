@@ -17,6 +17,7 @@ mod connection;
 mod echo;
 mod figures;
 mod goals;
+mod handshakes;
 mod idle;
 mod load;
 mod machine;
@@ -57,6 +58,7 @@ pub(crate) const WORKLOADS: &[Workload] = &[
     ("sessions", sessions::run),
     ("idle", idle::run),
     ("tls-bulk", bulk::run_tls),
+    ("tls-handshakes", handshakes::run),
     ("tls-idle", idle::run_tls),
 ];
 

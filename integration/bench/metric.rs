@@ -97,6 +97,10 @@ metrics! {
     TLS_DOWN_CPU = ("tls_down_cpu", "TLS, target→client, CPU", PER_GIGABYTE, Some(Goal::RatioAtMost(1.1)));
     TLS_UP_RATE = ("tls_up_rate", "TLS, client→target", MEGABYTES, None);
     TLS_UP_CPU = ("tls_up_cpu", "TLS, client→target, CPU", PER_GIGABYTE, Some(Goal::RatioAtMost(1.1)));
+    FULL_RATE = ("tls_full_rate", "TLS handshakes", EACH_SECOND, None);
+    FULL_CPU = ("tls_full_cpu", "TLS handshake, CPU each", MICROSECONDS, None);
+    RESUMED_RATE = ("tls_resumed_rate", "TLS handshakes, resumed", EACH_SECOND, None);
+    RESUMED_CPU = ("tls_resumed_cpu", "TLS handshake, resumed, CPU each", MICROSECONDS, None);
     TLS_IDLE_1000 = ("tls_idle_1000", "idle TLS session, memory, of 1,000", "KiB", Some(Goal::ValueAtMost(24.0)));
     START = ("start", "start until it accepts", "ms", Some(Goal::ValueAtMost(15.0)));
     START_MEMORY = ("start_memory", "memory at the start", "MiB", Some(Goal::ValueAtMost(6.0)));

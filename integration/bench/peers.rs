@@ -21,6 +21,8 @@ pub(crate) enum Service<'a> {
     Plain,
     /// Relay what comes by TLS.
     Tls(&'a Tls),
+    /// The same, with a target only for clients that send something: most just come and go.
+    Handshakes(&'a Tls),
 }
 
 impl<'a> Service<'a> {
@@ -29,6 +31,7 @@ impl<'a> Service<'a> {
         match self {
             Self::Plain => true,
             Self::Tls(_) => matches!(kind, Kind::Ours | Kind::Haproxy | Kind::Python),
+            Self::Handshakes(_) => matches!(kind, Kind::Ours | Kind::Haproxy),
         }
     }
 
@@ -36,7 +39,7 @@ impl<'a> Service<'a> {
     pub(crate) fn tls(self) -> Option<&'a Tls> {
         match self {
             Self::Plain => None,
-            Self::Tls(tls) => Some(tls),
+            Self::Tls(tls) | Self::Handshakes(tls) => Some(tls),
         }
     }
 }
@@ -170,9 +173,17 @@ fn haproxy_configuration(service: Service<'_>, source: SocketAddr, target: Socke
         .tls()
         .map(|tls| format!("ssl crt {}", tls.file.display()))
         .unwrap_or_default();
+    // As a bridge does, which waits for a request.
+    let rules = match service {
+        Service::Handshakes(_) => {
+            "tcp-request inspect-delay 10s\n  tcp-request content accept if { req.len gt 0 }\n  \
+             tcp-request content reject"
+        }
+        Service::Plain | Service::Tls(_) => "",
+    };
     format!(
         "defaults\n  mode tcp\n  timeout connect 10s\n  timeout client 1h\n  timeout server 1h\n\
-         listen relay\n  bind {source} {tls}\n  server target {target}\n"
+         listen relay\n  bind {source} {tls}\n  {rules}\n  server target {target}\n"
     )
 }
 

@@ -138,8 +138,8 @@ impl Relay {
     /// Makes the first connection a session, so that nothing of it is left when the measurement begins.
     fn greet(&self, first: TcpStream) -> Result<()> {
         let mut session = self.open_on(first)?;
-        let mut target = self.accept()?;
         session.send(GREETING)?;
+        let mut target = self.accept()?;
         let mut got = [0; GREETING.len()];
         std::io::Read::read_exact(&mut target, &mut got).context("read at the target")?;
         std::io::Write::write_all(&mut target, &got).context("write at the target")?;
