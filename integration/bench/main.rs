@@ -16,6 +16,7 @@ mod chart;
 mod connection;
 mod echo;
 mod figures;
+mod files;
 mod goals;
 mod handshakes;
 mod idle;
@@ -60,6 +61,7 @@ pub(crate) const WORKLOADS: &[Workload] = &[
     ("tls-bulk", bulk::run_tls),
     ("tls-handshakes", handshakes::run),
     ("tls-idle", idle::run_tls),
+    ("files", files::run),
 ];
 
 fn main() -> ExitCode {

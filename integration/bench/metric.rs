@@ -102,6 +102,10 @@ metrics! {
     RESUMED_RATE = ("tls_resumed_rate", "TLS handshakes, resumed", EACH_SECOND, None);
     RESUMED_CPU = ("tls_resumed_cpu", "TLS handshake, resumed, CPU each", MICROSECONDS, None);
     TLS_IDLE_1000 = ("tls_idle_1000", "idle TLS session, memory, of 1,000", "KiB", Some(Goal::ValueAtMost(24.0)));
+    SMALL_RATE = ("file_small_rate", "files of 4 KiB", EACH_SECOND, None);
+    SMALL_CPU = ("file_small_cpu", "file of 4 KiB, CPU each", MICROSECONDS, None);
+    LARGE_RATE = ("file_large_rate", "files of 1 MiB", EACH_SECOND, None);
+    LARGE_CPU = ("file_large_cpu", "file of 1 MiB, CPU each", MICROSECONDS, None);
     START = ("start", "start until it accepts", "ms", Some(Goal::ValueAtMost(15.0)));
     START_MEMORY = ("start_memory", "memory at the start", "MiB", Some(Goal::ValueAtMost(6.0)));
     EXECUTABLE = ("executable", "executable", "MiB", Some(Goal::ValueAtMost(10.0)));

@@ -71,9 +71,13 @@ impl Relay {
             target,
             started_in: begun.elapsed(),
         };
-        relay
-            .greet(first)
-            .with_context(|| format!("the first session; its log: {}", relay.process.log_end()))?;
+        match service {
+            // Answers are looked at when they come.
+            Service::Files(_) => {}
+            _ => relay.greet(first).with_context(|| {
+                format!("the first session; its log: {}", relay.process.log_end())
+            })?,
+        }
         relay.check()?;
         Ok(relay)
     }

@@ -17,7 +17,7 @@ pub(crate) fn markdown(bench: &Bench, machine: &Machine) -> String {
     }
     text += &format!("\nLoad averages before: {}.\n", machine.load);
     text += "\nMedians of several rounds, in which all had their turns; in parentheses the ratio to haproxy, a plain TCP relay, with \
-             TLS terminating it (median of the rounds' ratios).\n\n";
+             TLS terminating it, with files to nginx (median of the rounds' ratios).\n\n";
     text += &table(&rows(bench));
     text += &format!("\nTLS is {}.\n", tls::IN_WORDS);
     for note in &bench.notes {
@@ -129,7 +129,7 @@ fn cell(bench: &Bench, metric: &Metric, kind: Kind) -> String {
     let ratio = bench
         .figures
         .ratio(metric, kind)
-        .filter(|_| kind != Kind::Haproxy)
+        .filter(|_| !Kind::BASES.contains(&kind))
         .map(|ratio| format!(" ({}×)", short(ratio.median)));
     median.map_or_else(
         || "–".to_owned(),
