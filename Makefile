@@ -19,7 +19,7 @@ RUN_PACKAGES := telnetd-ssl
 TEST_PACKAGES := telnetd-ssl tigervnc-standalone-server tigervnc-tools novnc redis-server busybox-static socat tmux \
 	openssl sslscan python3 python3-venv perl iproute2 libcap2-bin binutils util-linux \
 	gcc libc6-dev musl-tools golang-go $(if $(filter x86_64,$(shell uname -m)),gcc-multilib)
-BENCH_PACKAGES := haproxy socat python3 python3-venv
+BENCH_PACKAGES := haproxy nginx-light openssl socat python3 python3-venv
 COMPLIANCE := target/compliance
 # Most tests wait for something most of the time.
 export RUST_TEST_THREADS ?= 6

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 /// How it is called.
 pub(crate) const USAGE: &str = "usage: bench [--quick] --websockify FILE --output DIRECTORY [--only NAME]...\n\
-     NAME: bulk, echo, sessions, idle, start, bind";
+     NAME: start, bind, bulk, echo, sessions, idle, tls-bulk, tls-handshakes, tls-idle, files";
 
 /// What we are asked to do.
 #[derive(Debug, PartialEq)]

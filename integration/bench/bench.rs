@@ -9,7 +9,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::arguments::Options;
 use crate::figures::{Figures, Reading};
-use crate::peers::{Kind, Peer};
+use crate::peers::{Kind, Peer, Service};
 use crate::relay::Relay;
 
 /// Descriptors that a session needs: one for the client and one for the target, and as many in the relay.
@@ -74,8 +74,8 @@ impl Bench {
     }
 
     /// Starts a peer.
-    pub(crate) fn start(&self, peer: &Peer) -> Result<Relay> {
-        Relay::start(peer, self.scratch())
+    pub(crate) fn start(&self, peer: &Peer, service: Service<'_>) -> Result<Relay> {
+        Relay::start(peer, service, self.scratch())
     }
 
     /// Has each peer that takes part measured in its turn, round after round. One that fails is left out from then on.

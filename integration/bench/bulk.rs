@@ -1,4 +1,4 @@
-//! As much as goes through in one direction: megabytes per second, and what a gigabyte costs.
+//! As much as goes through in one direction, with TLS or without: megabytes per second, and what a gigabyte costs.
 //!
 //! Each run is a session of its own. Its first megabytes are compared byte by byte and not measured; they open the windows of
 //! both connections and tell how much the peer moves in the time that a run is to take. The measured bytes are counted exactly.
@@ -14,10 +14,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::bench::Bench;
-use crate::metric::{DOWN_CPU, DOWN_RATE, Metric, UP_CPU, UP_RATE};
-use crate::peers::Kind;
+use crate::metric::{
+    DOWN_CPU, DOWN_RATE, Metric, TLS_DOWN_CPU, TLS_DOWN_RATE, TLS_UP_CPU, TLS_UP_RATE, UP_CPU,
+    UP_RATE,
+};
+use crate::peers::{Kind, Service};
 use crate::relay::Relay;
 use crate::session::Session;
+use crate::tls::Tls;
 use crate::wire::Speech;
 
 /// The lengths of a cycle's messages: 64 KiB to 128 KiB.
@@ -40,25 +44,47 @@ enum Direction {
     Up,
 }
 
-/// Measures both directions.
+/// Measures both directions without TLS.
 pub(crate) fn run(bench: &mut Bench) -> Result<()> {
-    direction(bench, Direction::Down, &DOWN_RATE, &DOWN_CPU);
-    direction(bench, Direction::Up, &UP_RATE, &UP_CPU);
+    let service = Service::Plain;
+    measure(bench, service, Direction::Down, &DOWN_RATE, &DOWN_CPU);
+    measure(bench, service, Direction::Up, &UP_RATE, &UP_CPU);
     Ok(())
 }
 
-fn direction(bench: &mut Bench, direction: Direction, rate: &'static Metric, cpu: &'static Metric) {
+/// Measures both directions with TLS towards the client.
+pub(crate) fn run_tls(bench: &mut Bench) -> Result<()> {
+    let tls = Tls::new(bench.scratch())?;
+    let service = Service::Tls(&tls);
+    measure(
+        bench,
+        service,
+        Direction::Down,
+        &TLS_DOWN_RATE,
+        &TLS_DOWN_CPU,
+    );
+    measure(bench, service, Direction::Up, &TLS_UP_RATE, &TLS_UP_CPU);
+    Ok(())
+}
+
+fn measure(
+    bench: &mut Bench,
+    service: Service<'_>,
+    direction: Direction,
+    rate: &'static Metric,
+    cpu: &'static Metric,
+) {
     let length = Duration::from_millis(bench.pick(500, 2000));
     let mut relays: BTreeMap<Kind, Relay> = BTreeMap::new();
     let rounds = bench.pick(5, 7);
     bench.in_turn(
         rate.label,
         rounds,
-        |_| true,
+        |kind| service.is_of(kind),
         |bench, peer| {
             let relay = match relays.entry(peer.kind) {
                 Entry::Occupied(entry) => entry.into_mut(),
-                Entry::Vacant(entry) => entry.insert(bench.start(peer)?),
+                Entry::Vacant(entry) => entry.insert(bench.start(peer, service)?),
             };
             let run = transfer(relay, direction, length)?;
             relay.check()?;
@@ -127,16 +153,18 @@ fn pump(
     let whole = cycles * source.payload.len();
     let begun = Instant::now();
     thread::scope(|scope| {
-        let from = match direction {
-            Direction::Down => target.try_clone(),
-            Direction::Up => session.stream.try_clone(),
+        let sender = match direction {
+            Direction::Down => {
+                let sender = scope.spawn(|| source.send(target, cycles));
+                sink.fill_from_session(session, whole)?;
+                sender
+            }
+            Direction::Up => {
+                let sender = scope.spawn(|| source.send(&mut session.stream, cycles));
+                sink.fill_from_target(target, whole)?;
+                sender
+            }
         };
-        let from = from.context("share a connection")?;
-        let sender = scope.spawn(move || source.send(from, cycles));
-        match direction {
-            Direction::Down => sink.fill_from_session(session, whole)?,
-            Direction::Up => sink.fill_from_target(target, whole)?,
-        }
         let elapsed = begun.elapsed();
         sender
             .join()
@@ -167,7 +195,7 @@ impl Source {
         Self { payload, messages }
     }
 
-    fn send(&self, mut to: TcpStream, cycles: usize) -> Result<()> {
+    fn send(&self, to: &mut impl Write, cycles: usize) -> Result<()> {
         for _ in 0..cycles {
             for message in &self.messages {
                 to.write_all(message).context("send")?;

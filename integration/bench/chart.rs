@@ -50,15 +50,9 @@ pub(crate) struct Bar {
 
 /// Draws all panels under a title, with a caption below.
 pub(crate) fn draw(title: &str, subtitle: &str, caption: &str, panels: &[Panel]) -> String {
-    let rows = panels
-        .iter()
-        .map(|panel| panel.bars.len())
-        .max()
-        .unwrap_or(0);
-    let height = PANEL_HEAD + ROW * rows as f64;
-    let lines = panels.len().div_ceil(COLUMNS) as f64;
+    let lines = || panels.chunks(COLUMNS).map(|line| (line, height(line)));
     let whole_width = GAP + (PANEL + GAP) * COLUMNS as f64;
-    let whole_height = HEAD + lines * (height + GAP) + FOOT;
+    let whole_height = HEAD + lines().map(|(_, height)| height + GAP).sum::<f64>() + FOOT;
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {whole_width} {whole_height}\" \
          width=\"{whole_width}\" height=\"{whole_height}\" role=\"img\" \
@@ -69,16 +63,25 @@ pub(crate) fn draw(title: &str, subtitle: &str, caption: &str, panels: &[Panel])
     );
     svg += &text(GAP, 38.0, "font-size=\"21\" font-weight=\"600\"", title);
     svg += &text(GAP, 62.0, "fill=\"#4b5563\"", subtitle);
-    for (number, panel) in panels.iter().enumerate() {
-        let x = GAP + (PANEL + GAP) * (number % COLUMNS) as f64;
-        let y = HEAD + (height + GAP) * (number / COLUMNS) as f64;
-        _ = writeln!(svg, "<g transform=\"translate({x} {y})\">");
-        draw_panel(&mut svg, panel, height);
-        svg += "</g>\n";
+    let mut y = HEAD;
+    for (line, height) in lines() {
+        for (column, panel) in line.iter().enumerate() {
+            let x = GAP + (PANEL + GAP) * column as f64;
+            _ = writeln!(svg, "<g transform=\"translate({x} {y})\">");
+            draw_panel(&mut svg, panel, height);
+            svg += "</g>\n";
+        }
+        y += height + GAP;
     }
     let y = whole_height - 22.0;
     svg += &text(GAP, y, "font-size=\"12\" fill=\"#4b5563\"", caption);
     svg + "</svg>\n"
+}
+
+/// The height of panels that stand side by side.
+fn height(line: &[Panel]) -> f64 {
+    let rows = line.iter().map(|panel| panel.bars.len()).max();
+    PANEL_HEAD + ROW * rows.unwrap_or(0) as f64
 }
 
 fn draw_panel(svg: &mut String, panel: &Panel, height: f64) {

@@ -11,7 +11,7 @@ use crate::metric::{
     ECHO_1_CPU, ECHO_1_P50, ECHO_1_P99, ECHO_1_RATE, ECHO_16_CPU, ECHO_16_P50, ECHO_16_P99,
     ECHO_16_RATE, ECHO_256_CPU, ECHO_256_P50, ECHO_256_P99, ECHO_256_RATE, Metric,
 };
-use crate::peers::{Kind, Peer};
+use crate::peers::{Kind, Peer, Service};
 use crate::statistics::percentile;
 use crate::target::Echo;
 
@@ -55,7 +55,9 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
         let what = format!("echo, {} clients", stage.clients);
         // To open a session takes some so long that a quick run does not wait for many.
         let quick = bench.options.quick;
-        let takes_part = |kind: Kind| !quick || stage.clients <= kind.most_sessions();
+        let takes_part = |kind: Kind| {
+            Service::Plain.is_of(kind) && (!quick || stage.clients <= kind.most_sessions())
+        };
         bench.in_turn(&what, rounds, takes_part, |bench, peer| {
             measure(bench, peer, stage)
         });
@@ -65,7 +67,7 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
 
 fn measure(bench: &Bench, peer: &Peer, stage: &Stage) -> Result<Vec<Reading>> {
     let length = Duration::from_millis(bench.pick(500, 1500));
-    let mut relay = bench.start(peer)?;
+    let mut relay = bench.start(peer, Service::Plain)?;
     let echo = Echo::start(&relay.target)?;
     let mut clients = (0..stage.clients)
         .map(|number| Client::open(&relay, number))

@@ -39,16 +39,22 @@ impl Figures {
         Summary::of(&self.values(metric, kind))
     }
 
-    /// How many times haproxy's a figure is: the ratio of each round that both have, and of these the median. What slows the
+    /// How many times haproxy's, or nginx's, a figure is: the ratio of each round that both have, and of these the median. What slows the
     /// machine down for a while slows down both.
     pub(crate) fn ratio(&self, metric: &Metric, kind: Kind) -> Option<Summary> {
-        let base = self.of(metric, Kind::Haproxy)?;
+        let base = self.of(metric, self.base(metric)?)?;
         let ratios: Vec<f64> = self
             .of(metric, kind)?
             .iter()
             .filter_map(|(round, value)| Some(value / base.get(round)?))
             .collect();
         Summary::of(&ratios)
+    }
+
+    /// Whose figure the others are compared with.
+    pub(crate) fn base(&self, metric: &Metric) -> Option<Kind> {
+        let mut bases = Kind::BASES.into_iter();
+        bases.find(|base| self.of(metric, *base).is_some())
     }
 
     fn of(&self, metric: &Metric, kind: Kind) -> Option<&BTreeMap<usize, f64>> {

@@ -13,12 +13,14 @@ use crate::figures::Reading;
 use crate::load::{self, Client};
 use crate::metric::{
     ACTIVE_1_OF_1000, ACTIVE_1_OF_10000, ACTIVE_1000_OF_1000, ACTIVE_1000_OF_10000, IDLE_100,
-    IDLE_1000, IDLE_10000, Metric, SHUTDOWN_1000, SHUTDOWN_10000, TOLD_1000, TOLD_10000,
+    IDLE_1000, IDLE_10000, Metric, SHUTDOWN_1000, SHUTDOWN_10000, TLS_IDLE_1000, TOLD_1000,
+    TOLD_10000,
 };
-use crate::peers::{Kind, MOST_SESSIONS, Peer};
+use crate::peers::{Kind, MOST_SESSIONS, Peer, Service};
 use crate::process::DEADLINE;
 use crate::relay::Relay;
 use crate::target::{EVENTS, Echo, watch};
+use crate::tls::Tls;
 use crate::wire::CLOSE;
 
 /// The close code of a server that is being stopped.
@@ -55,11 +57,37 @@ static STAGES: [Stage; 3] = [
     },
 ];
 
+static TLS_STAGES: [Stage; 1] = [Stage {
+    sessions: 1000,
+    memory: &TLS_IDLE_1000,
+    active: &[],
+    shutdown: None,
+}];
+
 /// Measures at 100, 1,000 and 10,000 sessions; peers for which that is too many stay at fewer.
 pub(crate) fn run(bench: &mut Bench) -> Result<()> {
+    run_stages(bench, Service::Plain, &STAGES)?;
+    let most = |peer: &Peer| format!("{} {}", peer.kind.name(), peer.kind.most_sessions());
+    let relays = bench
+        .peers
+        .iter()
+        .filter(|peer| Service::Plain.is_of(peer.kind));
+    let most: Vec<_> = relays.map(most).collect();
+    let note = format!("So many idle sessions at most: {}.", most.join(", "));
+    bench.notes.push(note);
+    Ok(())
+}
+
+/// Measures 1,000 sessions with TLS.
+pub(crate) fn run_tls(bench: &mut Bench) -> Result<()> {
+    let tls = Tls::new(bench.scratch())?;
+    run_stages(bench, Service::Tls(&tls), &TLS_STAGES)
+}
+
+fn run_stages(bench: &mut Bench, service: Service<'_>, stages: &'static [Stage]) -> Result<()> {
     let possible = make_room_for_sessions(MOST_SESSIONS)?;
     let rounds = bench.pick(2, 5);
-    for stage in &STAGES {
+    for stage in stages {
         let sessions = stage.sessions.min(possible);
         if sessions < stage.sessions {
             bench.notes.push(format!(
@@ -71,22 +99,24 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
         if sessions < stage.sessions * 9 / 10 {
             continue;
         }
-        let takes_part = |kind: Kind| stage.sessions <= kind.most_sessions();
+        let takes_part = |kind: Kind| service.is_of(kind) && stage.sessions <= kind.most_sessions();
         let what = format!("{sessions} sessions");
         bench.in_turn(&what, rounds, takes_part, |bench, peer| {
-            measure(bench, peer, stage, sessions)
+            measure(bench, peer, service, stage, sessions)
         });
     }
-    let most = |peer: &Peer| format!("{} {}", peer.kind.name(), peer.kind.most_sessions());
-    let most: Vec<_> = bench.peers.iter().map(most).collect();
-    let note = format!("So many idle sessions at most: {}.", most.join(", "));
-    bench.notes.push(note);
     Ok(())
 }
 
-fn measure(bench: &Bench, peer: &Peer, stage: &Stage, sessions: usize) -> Result<Vec<Reading>> {
+fn measure(
+    bench: &Bench,
+    peer: &Peer,
+    service: Service<'_>,
+    stage: &Stage,
+    sessions: usize,
+) -> Result<Vec<Reading>> {
     let length = Duration::from_millis(bench.pick(400, 1500));
-    let mut relay = bench.start(peer)?;
+    let mut relay = bench.start(peer, service)?;
     let echo = Echo::start(&relay.target)?;
     let before = relay.memory()?;
     let mut clients = (0..sessions)

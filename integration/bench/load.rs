@@ -33,7 +33,8 @@ impl Client {
     /// Opens a session with an echo target, and has one echo.
     pub(crate) fn open(relay: &Relay, number: usize) -> Result<Self> {
         let payload = payload(number);
-        let mut session = Session::open(relay.address, relay.speech())
+        let mut session = relay
+            .open()
             .with_context(|| format!("open session {number}"))?;
         session.send(&payload)?;
         session.expect(&payload)?;

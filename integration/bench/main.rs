@@ -13,9 +13,12 @@ mod bench;
 mod bind;
 mod bulk;
 mod chart;
+mod connection;
 mod echo;
 mod figures;
+mod files;
 mod goals;
+mod handshakes;
 mod idle;
 mod load;
 mod machine;
@@ -31,6 +34,7 @@ mod sessions;
 mod start;
 mod statistics;
 mod target;
+mod tls;
 mod wire;
 
 use std::fs;
@@ -54,6 +58,10 @@ pub(crate) const WORKLOADS: &[Workload] = &[
     ("echo", echo::run),
     ("sessions", sessions::run),
     ("idle", idle::run),
+    ("tls-bulk", bulk::run_tls),
+    ("tls-handshakes", handshakes::run),
+    ("tls-idle", idle::run_tls),
+    ("files", files::run),
 ];
 
 fn main() -> ExitCode {

@@ -4,7 +4,8 @@ use crate::bench::Bench;
 use crate::chart::{self, Bar, Panel};
 use crate::machine::Machine;
 use crate::metric::{
-    DOWN_CPU, ECHO_1_P50, ECHO_16_CPU, Goal, IDLE_100, IDLE_1000, Metric, SESSION_RATE, UP_CPU,
+    DOWN_CPU, ECHO_1_P50, ECHO_16_CPU, FULL_CPU, Goal, IDLE_100, IDLE_1000, LARGE_CPU, Metric,
+    SESSION_RATE, SMALL_CPU, TLS_DOWN_CPU, TLS_IDLE_1000, TLS_UP_CPU, UP_CPU,
 };
 use crate::peers::Kind;
 use crate::report::short;
@@ -13,7 +14,7 @@ const LESS: &str = "less is better";
 const MORE: &str = "more is better";
 
 /// The panels' figures with their titles. Where a peer has no such figure, the second one stands in.
-const PANELS: [(&str, &str, [&Metric; 2]); 6] = [
+const PANELS: [(&str, &str, [&Metric; 2]); 12] = [
     ("CPU for a gigabyte to the client", LESS, [&DOWN_CPU; 2]),
     ("CPU for a gigabyte to the target", LESS, [&UP_CPU; 2]),
     (
@@ -24,6 +25,20 @@ const PANELS: [(&str, &str, [&Metric; 2]); 6] = [
     ("CPU for an echo, 16 clients", LESS, [&ECHO_16_CPU; 2]),
     ("Sessions opened and closed", MORE, [&SESSION_RATE; 2]),
     ("Memory of an idle session", LESS, [&IDLE_1000, &IDLE_100]),
+    (
+        "TLS: CPU for a gigabyte to the client",
+        LESS,
+        [&TLS_DOWN_CPU; 2],
+    ),
+    (
+        "TLS: CPU for a gigabyte to the target",
+        LESS,
+        [&TLS_UP_CPU; 2],
+    ),
+    ("TLS: CPU for a full handshake", LESS, [&FULL_CPU; 2]),
+    ("TLS: memory of an idle session", LESS, [&TLS_IDLE_1000; 2]),
+    ("CPU for a file of 4 KiB", LESS, [&SMALL_CPU; 2]),
+    ("CPU for a file of 1 MiB", LESS, [&LARGE_CPU; 2]),
 ];
 
 /// The chart of a run; nothing if haproxy is not there to compare with.
@@ -48,8 +63,8 @@ pub(crate) fn chart(bench: &Bench, machine: &Machine) -> Option<String> {
     (!panels.is_empty()).then(|| {
         chart::draw(
             "websockify beside other relays",
-            "Ratio to haproxy as a plain TCP relay without WebSocket (dashed line, 1). \
-             socat is plain as well. Triangle: our goal.",
+            "Ratio (dashed line: 1) to haproxy as a TCP relay without WebSocket, under TLS terminating it, and with files to nginx. \
+             Triangle: our goal.",
             &caption,
             &panels,
         )
@@ -82,7 +97,8 @@ fn goal(bench: &Bench, metric: &Metric) -> Option<f64> {
     match metric.goal? {
         Goal::RatioAtMost(limit) | Goal::RatioAtLeast(limit) => Some(limit),
         Goal::ValueAtMost(limit) => {
-            Some(limit / bench.figures.summary(metric, Kind::Haproxy)?.median)
+            let base = bench.figures.base(metric)?;
+            Some(limit / bench.figures.summary(metric, base)?.median)
         }
         Goal::ValueAtLeast(_) | Goal::OwnRatioAtMost(..) => None,
     }
@@ -92,7 +108,7 @@ fn goal(bench: &Bench, metric: &Metric) -> Option<f64> {
 fn colour(kind: Kind) -> &'static str {
     match kind {
         Kind::Ours => "#0d9488",
-        Kind::Haproxy => "#64748b",
+        Kind::Haproxy | Kind::Nginx => "#64748b",
         Kind::Socat => "#94a3b8",
         Kind::Websocat => "#a78bfa",
         Kind::Python => "#c4b5fd",

@@ -86,11 +86,11 @@ impl Drop for Process {
     }
 }
 
-/// Makes the system kill the command's process when we are gone.
+/// Makes the system end the command's process when we are gone; that is to end its own children, as nginx does if it is told.
 pub(crate) fn die_with_us(command: &mut Command) {
     let parent = nix::unistd::getpid();
     let in_child = move || -> io::Result<()> {
-        set_pdeathsig(Signal::SIGKILL)?;
+        set_pdeathsig(Signal::SIGTERM)?;
         if nix::unistd::getppid() != parent {
             return Err(io::Error::other("the benchmark is gone"));
         }

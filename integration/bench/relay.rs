@@ -10,10 +10,12 @@ use anyhow::{Context, Result, bail};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{Backlog, listen};
 
+use crate::connection::Connection;
 use crate::measure::{self, Memory};
-use crate::peers::{Kind, Peer};
+use crate::peers::{Kind, Peer, Service};
 use crate::process::{DEADLINE, Process, until};
 use crate::session::{Session, limit};
+use crate::tls::{Clients, Tls};
 use crate::wire::Speech;
 
 /// How many ports are tried: a port that was free may be taken until the peer binds it.
@@ -33,14 +35,16 @@ pub(crate) struct Relay {
     pub(crate) target: TcpListener,
     /// How long it took from its start until it accepted a connection.
     pub(crate) started_in: Duration,
+    /// Its clients, if they speak TLS.
+    clients: Option<Clients>,
 }
 
 impl Relay {
     /// Starts a peer; its files go to `scratch`.
-    pub(crate) fn start(peer: &Peer, scratch: &Path) -> Result<Self> {
+    pub(crate) fn start(peer: &Peer, service: Service<'_>, scratch: &Path) -> Result<Self> {
         let mut failure = None;
         for _ in 0..ATTEMPTS {
-            match Self::try_start(peer, scratch) {
+            match Self::try_start(peer, service, scratch) {
                 Ok(relay) => return Ok(relay),
                 Err(error) => failure = Some(error),
             }
@@ -48,26 +52,32 @@ impl Relay {
         Err(failure.context("no attempt was made")?)
     }
 
-    fn try_start(peer: &Peer, scratch: &Path) -> Result<Self> {
+    fn try_start(peer: &Peer, service: Service<'_>, scratch: &Path) -> Result<Self> {
         let target = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("listen")?;
         listen(&target, Backlog::MAXCONN).context("listen")?;
         let behind = target.local_addr().context("ask for our own address")?;
         let address = free_address()?;
-        let arguments = peer.arguments(address, behind, scratch)?;
+        let arguments = peer.arguments(service, address, behind, scratch)?;
         let log = scratch.join(format!("{}.log", peer.kind.name()));
         let begun = Instant::now();
         let mut process = Process::start(&peer.program, &arguments, &log)?;
         let first = connect_when_it_listens(address, &mut process)?;
+        let clients = service.tls().map(Tls::clients).transpose()?;
         let mut relay = Self {
             process,
+            clients,
             kind: peer.kind,
             address,
             target,
             started_in: begun.elapsed(),
         };
-        relay
-            .greet(first)
-            .with_context(|| format!("the first session; its log: {}", relay.process.log_end()))?;
+        match service {
+            // Answers are looked at when they come.
+            Service::Files(_) => {}
+            _ => relay.greet(first).with_context(|| {
+                format!("the first session; its log: {}", relay.process.log_end())
+            })?,
+        }
         relay.check()?;
         Ok(relay)
     }
@@ -108,10 +118,15 @@ impl Relay {
         ))
     }
 
+    /// A new session.
+    pub(crate) fn open(&self) -> Result<Session> {
+        self.open_on(TcpStream::connect(self.address).context("connect")?)
+    }
+
     /// A new session with the target's end of it. There must be nobody else who accepts.
     pub(crate) fn session(&self) -> Result<(Session, TcpStream)> {
-        let stream = TcpStream::connect(self.address).context("connect")?;
-        self.session_on(stream)
+        let session = self.open()?;
+        Ok((session, self.accept()?))
     }
 
     /// Waits until the processes are gone that served ended sessions, so that their time is all counted.
@@ -126,8 +141,9 @@ impl Relay {
 
     /// Makes the first connection a session, so that nothing of it is left when the measurement begins.
     fn greet(&self, first: TcpStream) -> Result<()> {
-        let (mut session, mut target) = self.session_on(first)?;
+        let mut session = self.open_on(first)?;
         session.send(GREETING)?;
+        let mut target = self.accept()?;
         let mut got = [0; GREETING.len()];
         std::io::Read::read_exact(&mut target, &mut got).context("read at the target")?;
         std::io::Write::write_all(&mut target, &got).context("write at the target")?;
@@ -138,10 +154,13 @@ impl Relay {
         self.settle()
     }
 
-    fn session_on(&self, stream: TcpStream) -> Result<(Session, TcpStream)> {
-        let session = Session::begin(stream, self.speech())?;
-        let target = self.accept()?;
-        Ok((session, target))
+    fn open_on(&self, socket: TcpStream) -> Result<Session> {
+        limit(&socket)?;
+        let connection = match &self.clients {
+            None => Connection::Plain(socket),
+            Some(clients) => Connection::encrypt(socket, clients.stranger()?)?,
+        };
+        Session::begin(connection, self.speech())
     }
 
     /// The next connection to the target.

@@ -7,6 +7,7 @@ use crate::goals::Verdict;
 use crate::machine::Machine;
 use crate::metric::{self, Metric};
 use crate::peers::{Kind, Peer};
+use crate::tls;
 
 /// The table and all that has to be said with it, as Markdown.
 pub(crate) fn markdown(bench: &Bench, machine: &Machine) -> String {
@@ -15,10 +16,10 @@ pub(crate) fn markdown(bench: &Bench, machine: &Machine) -> String {
         text += &format!("- {}: {}\n", peer.kind.name(), peer.version);
     }
     text += &format!("\nLoad averages before: {}.\n", machine.load);
-    text += "\nMedians of several rounds, in which all had their turns; in parentheses the ratio to haproxy, a plain TCP relay \
-             (median of the rounds' ratios).\n\n";
+    text += "\nMedians of several rounds, in which all had their turns; in parentheses the ratio to haproxy, a plain TCP relay, with \
+             TLS terminating it, with files to nginx (median of the rounds' ratios).\n\n";
     text += &table(&rows(bench));
-    text += "\nTLS: not measured, there is none yet.\n";
+    text += &format!("\nTLS is {}.\n", tls::IN_WORDS);
     for note in &bench.notes {
         text += &format!("{note}\n");
     }
@@ -128,7 +129,7 @@ fn cell(bench: &Bench, metric: &Metric, kind: Kind) -> String {
     let ratio = bench
         .figures
         .ratio(metric, kind)
-        .filter(|_| kind != Kind::Haproxy)
+        .filter(|_| !Kind::BASES.contains(&kind))
         .map(|ratio| format!(" ({}×)", short(ratio.median)));
     median.map_or_else(
         || "–".to_owned(),

@@ -1,11 +1,12 @@
 //! One client's session, by blocking calls.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::TcpStream;
 
 use anyhow::{Context, Result, bail, ensure};
 use integration::{Handshake, close_payload, frame};
 
+use crate::connection::Connection;
 use crate::process::DEADLINE;
 use crate::wire::{CLOSE, Decoder, Speech};
 
@@ -16,7 +17,7 @@ const MAX_HEAD: usize = 4096;
 #[derive(Debug)]
 pub(crate) struct Session {
     /// The connection.
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: Connection,
     /// Undoes what comes.
     pub(crate) decoder: Decoder,
     /// What the relay speaks.
@@ -24,14 +25,8 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Connects and upgrades.
-    pub(crate) fn open(address: SocketAddr, speech: Speech) -> Result<Self> {
-        Self::begin(TcpStream::connect(address).context("connect")?, speech)
-    }
-
     /// Upgrades a new connection.
-    pub(crate) fn begin(mut stream: TcpStream, speech: Speech) -> Result<Self> {
-        limit(&stream)?;
+    pub(crate) fn begin(mut stream: Connection, speech: Speech) -> Result<Self> {
         if speech == Speech::WebSocket {
             stream
                 .write_all(&Handshake::default().bytes())
@@ -90,7 +85,7 @@ impl Session {
     /// Says that nothing more will come.
     pub(crate) fn finish(&mut self) -> Result<()> {
         match self.speech {
-            Speech::Plain => self.stream.shutdown(Shutdown::Write),
+            Speech::Plain => self.stream.finish(),
             Speech::WebSocket => self.stream.write_all(&close_frame()),
         }
         .context("close towards the relay")

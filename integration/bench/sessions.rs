@@ -13,7 +13,7 @@ use crate::bench::Bench;
 use crate::figures::Reading;
 use crate::load::{MESSAGE, payload};
 use crate::metric::{SESSION_CPU, SESSION_RATE};
-use crate::peers::Peer;
+use crate::peers::{Peer, Service};
 use crate::process::DEADLINE;
 use crate::relay::Relay;
 use crate::session::{close_frame, head_is_whole};
@@ -28,14 +28,15 @@ const MOST: usize = 6000;
 /// Measures the rate of sessions, and what each costs.
 pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     let rounds = bench.pick(5, 7);
-    bench.in_turn("sessions", rounds, |_| true, measure);
+    let relays = |kind| Service::Plain.is_of(kind);
+    bench.in_turn("sessions", rounds, relays, measure);
     Ok(())
 }
 
 fn measure(bench: &Bench, peer: &Peer) -> Result<Vec<Reading>> {
     let length = Duration::from_millis(bench.pick(600, 1500));
     // A new one each time listens on a new port, so that no connection of the last round is in the way.
-    let mut relay = bench.start(peer)?;
+    let mut relay = bench.start(peer, Service::Plain)?;
     let echo = Echo::start(&relay.target)?;
     let mut run = Run::new(&relay)?;
     run.repeat(length / 5, MOST)?;

@@ -4,6 +4,7 @@ use anyhow::Result;
 
 use crate::bench::Bench;
 use crate::metric::{EXECUTABLE, START, START_MEMORY};
+use crate::peers::Service;
 
 /// Bytes of a mebibyte.
 const MEBIBYTE: f64 = (1 << 20) as f64;
@@ -14,9 +15,9 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     bench.in_turn(
         "start",
         rounds,
-        |_| true,
+        |kind| Service::Plain.is_of(kind),
         |bench, peer| {
-            let relay = bench.start(peer)?;
+            let relay = bench.start(peer, Service::Plain)?;
             let mut readings = vec![
                 (&START, relay.started_in.as_secs_f64() * 1000.0),
                 (&START_MEMORY, relay.memory()?.total() / MEBIBYTE),

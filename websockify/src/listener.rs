@@ -115,10 +115,6 @@ impl Bound {
 
     /// Attaches it to the runtime that this is called in.
     pub(crate) fn into_listener(self) -> io::Result<Listener> {
-        if let Address::Tcp(_) = self.address {
-            // What it accepts takes after it.
-            sys::tune_tcp(self.socket.as_fd());
-        }
         Ok(Listener {
             socket: sys::watch_for_input(self.socket)?,
             _file: self.file,
@@ -238,6 +234,8 @@ fn bind_tcp(address: SocketAddr) -> nix::Result<OwnedFd> {
             &!address.ip().is_unspecified(),
         )?;
     }
+    // What is to be accepted takes after it from the moment that it listens.
+    sys::tune_tcp(socket.as_fd());
     socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
     socket::listen(&socket, Backlog::new(BACKLOG)?)?;
     Ok(socket)
@@ -367,7 +365,10 @@ fn inherit() -> Result<Bound> {
         bail!("{ADVICE}; standard input is something else");
     }
     let address = match tcp_address(&stdin)? {
-        Some(address) => Address::Tcp(address),
+        Some(address) => {
+            sys::tune_tcp(stdin.as_fd());
+            Address::Tcp(address)
+        }
         None => {
             let name: UnixAddr = socket::getsockname(stdin.as_raw_fd()).context(ADVICE)?;
             Address::Unix(name.path().map(Path::to_owned).unwrap_or_default())
