@@ -396,8 +396,9 @@ fn a_stop_ends_the_program_with_all_that_it_started() {
         client.send_close(1001);
         client.expect_end();
         assert_eq!(server.wait().code(), Some(0), "{kind}");
+        // Three seconds, and what a busy machine adds.
         assert!(
-            start.elapsed().as_millis() < 3000,
+            start.elapsed().as_secs() < 5,
             "{kind}: {:?}",
             start.elapsed()
         );
@@ -528,7 +529,9 @@ fn clients_that_wait_together_for_a_program_of_one_client_all_get_their_turn() {
 
 #[test]
 fn clients_that_speak_first_get_their_turn_as_well() {
-    let server = wrap_script(&["--wrap-mode=respawn"], "one_shot", "PORT");
+    // On a busy machine eight starts of Python take their time.
+    let options = ["--wrap-mode=respawn", "--wrap-timeout=25"];
+    let server = wrap_script(&options, "one_shot", "PORT");
     let mut clients: Vec<_> = (0..8).map(|_| Client::connect(server.address())).collect();
     clients
         .iter_mut()
