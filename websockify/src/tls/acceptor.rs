@@ -47,6 +47,8 @@ struct State {
     seen: Vec<Option<Stamp>>,
     /// When it was last looked.
     looked: Instant,
+    /// Whether somebody reads them right now, which may take long or, from what is no file, for ever.
+    reading: bool,
 }
 
 /// The settings for a client that offers ALPN with what we have, and for all others, which are served all the same.
@@ -79,6 +81,7 @@ impl Acceptor {
             offers: Offers::load(&config)?,
             seen,
             looked: Instant::now(),
+            reading: false,
         });
         Ok(Self { config, state })
     }
@@ -121,12 +124,16 @@ impl Acceptor {
 
     /// Reads the files again, and says what came of it. It may take as long as decrypting a key takes.
     pub(crate) fn reload(&self) {
+        if std::mem::replace(&mut self.state().reading, true) {
+            return tracing::warn!("the certificate is being read already");
+        }
         let seen = stamps(&self.config);
         let name = self.config.identity.certificate.display();
         let loaded = Offers::load(&self.config);
         let mut state = self.state();
         // Also when it is no good: it is not to be tried again before it changes.
         state.seen = seen;
+        state.reading = false;
         match loaded {
             Ok(offers) => {
                 state.offers = offers;
@@ -153,7 +160,7 @@ impl Acceptor {
     /// Looks whether a file has changed, unless that was done a moment ago.
     fn has_changed(&self) -> bool {
         let mut state = self.state();
-        if state.looked.elapsed() < LOOK_INTERVAL {
+        if state.reading || state.looked.elapsed() < LOOK_INTERVAL {
             return false;
         }
         state.looked = Instant::now();
