@@ -11,6 +11,10 @@ const WIDE =
 const WITHOUT_WIDTH = /[\p{Mn}\p{Me}\p{Cf}]/u;
 const CONTROL = /\p{Cc}/u;
 
+/** Between these, going back from the start of a row leads to the end of the row before, if the line runs over both. */
+const REVERSE_WRAP_ON = '\x1b[?45h';
+const REVERSE_WRAP_OFF = '\x1b[?45l';
+
 export class Line {
     #characters = [];
     #show;
@@ -52,10 +56,15 @@ export class Line {
         }
     }
 
+    /** Forgets what was typed. */
+    clear() {
+        this.#characters = [];
+    }
+
     #takeBack(count, show) {
-        for (; count > 0 && this.#characters.length > 0; count--) {
-            show('\b \b'.repeat(width(this.#characters.pop())));
-        }
+        let cells = 0;
+        for (; count > 0 && this.#characters.length > 0; count--) cells += width(this.#characters.pop());
+        if (cells > 0) show(REVERSE_WRAP_ON + '\b \b'.repeat(cells) + REVERSE_WRAP_OFF);
     }
 }
 

@@ -7,6 +7,9 @@ import { Raw } from '../raw.js';
 
 let shown, lines, line;
 
+/** What takes back so many cells, over the ends of rows too. */
+const takenBack = (cells) => `\x1b[?45h${'\b \b'.repeat(cells)}\x1b[?45l`;
+
 beforeEach(() => {
     shown = '';
     lines = [];
@@ -41,20 +44,20 @@ test('Backspace takes back a character, as wide as it is, and nothing when there
     line.type('\x7f', true);
     assert.equal(shown, '');
     line.type('\b', true);
-    assert.equal(shown, '\b \b'.repeat(2), 'shown as ^G');
+    assert.equal(shown, takenBack(2), 'shown as ^G');
     shown = '';
     line.type('\x7f', true);
-    assert.equal(shown, '\b \b'.repeat(2));
+    assert.equal(shown, takenBack(2));
     shown = '';
     line.type('\x7f\x7f', true);
-    assert.equal(shown, '\b \b');
+    assert.equal(shown, takenBack(1));
     line.type('\r', true);
     assert.deepEqual(lines, ['']);
 });
 
 test('Ctrl-U takes back the line', () => {
     line.type('abc\x15x\r', true);
-    assert.equal(shown, `abc${'\b \b'.repeat(3)}x\r\n`);
+    assert.equal(shown, `abc${takenBack(3)}x\r\n`);
     assert.deepEqual(lines, ['x']);
 });
 
