@@ -12,6 +12,7 @@ import { mkdtemp, readdir, readlink, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { test as nodeTest } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { chromium } from 'playwright-core';
 
@@ -32,10 +33,21 @@ const CHROMIUM_OPTIONS = [
     '--disable-component-update',
     '--disable-sync',
 ];
-/** Milliseconds after which a test gives up waiting. */
+/** Milliseconds after which a wait for something is given up, and a whole test. */
 const DEADLINE = 20_000;
+const TEST_DEADLINE = 60_000;
 /** Milliseconds between two looks at a condition. */
 const INTERVAL = 20;
+
+/**
+ * A test that ends.
+ *
+ * @param {string} name A sentence about behaviour
+ * @param {(test: import('node:test').TestContext) => Promise<void>} act
+ */
+export function test(name, act) {
+    nodeTest(name, { timeout: TEST_DEADLINE }, act);
+}
 
 /**
  * Waits until something is so, and returns it.
@@ -147,11 +159,12 @@ export async function startTarget(test, serve) {
     });
     server.listen(0, '127.0.0.1');
     await once(server, 'listening');
-    test.after(() => {
+    const stop = () => {
         for (const socket of sockets) socket.destroy();
         server.close();
-    });
-    return { address: `127.0.0.1:${server.address().port}`, sockets };
+    };
+    test.after(stop);
+    return { address: `127.0.0.1:${server.address().port}`, sockets, stop };
 }
 
 /** A directory that is removed after the test. */
