@@ -7,8 +7,8 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync } from 'node:fs';
-import { mkdtemp, readdir, readlink, rm, writeFile } from 'node:fs/promises';
+import { closeSync, existsSync, openSync, readFileSync } from 'node:fs';
+import { appendFile, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -67,22 +67,53 @@ export async function until(what, look) {
     }
 }
 
+/** What is to be done after which test. */
+const endings = new WeakMap();
+
+/**
+ * Has something done after the test, before what was to be done so far: a directory goes after the program that uses it.
+ *
+ * @param {{ after: (act: () => Promise<void>) => void }} test
+ * @param {() => void | Promise<void>} act
+ */
+function afterwards(test, act) {
+    if (!endings.has(test)) {
+        endings.set(test, []);
+        test.after(async () => {
+            const results = [];
+            for (const end of endings.get(test).reverse()) results.push(...(await Promise.allSettled([Promise.resolve().then(end)])));
+            const failed = results.find(({ status }) => status === 'rejected');
+            if (failed) throw failed.reason;
+        });
+    }
+    endings.get(test).push(act);
+}
+
 /** A program that runs until the test is over. */
 class Program {
-    /** Everything that it wrote, to be read by whoever waits for something in it. */
-    output = { stdout: '', stderr: '' };
+    #directory;
 
-    constructor(command, options, environment = {}) {
-        this.process = spawn(command, options, {
-            stdio: ['ignore', 'pipe', 'pipe'],
-            env: { ...process.env, ...environment },
-        });
-        for (const stream of ['stdout', 'stderr']) {
-            this.process[stream].setEncoding('utf8').on('data', (text) => (this.output[stream] += text));
-        }
-        this.exited = once(this.process, 'close');
-        // It is waited for when the program is stopped; a program that cannot be started is an error before.
+    /** @param {string} directory What it writes goes into files there: no pipe that is full can hold it up, or lose a line. */
+    constructor(directory, command, options, environment) {
+        this.#directory = directory;
+        const files = ['stdout', 'stderr'].map((name) => openSync(join(directory, name), 'w'));
+        this.process = spawn(command, options, { stdio: ['ignore', ...files], env: { ...process.env, ...environment } });
+        files.forEach(closeSync);
+        this.exited = once(this.process, 'exit');
+        // Whoever waits hears of a program that cannot be started.
         this.exited.catch(() => {});
+    }
+
+    /**
+     * All that it has written so far.
+     * @param {'stdout' | 'stderr'} stream
+     */
+    output(stream) {
+        return readFileSync(join(this.#directory, stream), 'utf8');
+    }
+
+    get running() {
+        return this.process.pid !== undefined && this.process.exitCode === null && this.process.signalCode === null;
     }
 
     /**
@@ -90,24 +121,25 @@ class Program {
      * @param {'stdout' | 'stderr'} stream
      * @param {RegExp} pattern
      */
-    async wrote(stream, pattern) {
-        return until(`a program writes ${pattern}`, () => {
-            const found = pattern.exec(this.output[stream]);
-            if (!found && this.process.exitCode !== null) throw new Error(`It has ended:\n${this.output.stderr}`);
+    wrote(stream, pattern) {
+        const { spawnfile } = this.process;
+        return until(`${spawnfile} writes ${pattern}`, () => {
+            const found = pattern.exec(this.output(stream));
+            if (!found && !this.running) throw new Error(`${spawnfile} has ended:\n${this.output('stderr')}`);
             return found;
         });
     }
 
     async stop() {
-        if (this.process.exitCode === null && this.process.signalCode === null) this.process.kill('SIGTERM');
+        if (this.running) this.process.kill('SIGTERM');
         await this.exited;
     }
 }
 
-/** Starts any program; `after` of the test ends it. */
-export function startProgram(test, command, options, environment) {
-    const program = new Program(command, options, environment);
-    test.after(() => program.stop());
+/** Starts any program, which is ended after the test. */
+export async function startProgram(test, command, options, environment = {}) {
+    const program = new Program(await scratch(test), command, options, environment);
+    afterwards(test, () => program.stop());
     return program;
 }
 
@@ -121,9 +153,9 @@ export function startProgram(test, command, options, environment) {
  */
 export async function startServer(test, options, target, environment) {
     assert.ok(existsSync(WEBSOCKIFY), `${WEBSOCKIFY} is missing: build it, or name another in WEBSOCKIFY`);
-    const server = startProgram(test, WEBSOCKIFY, ['127.0.0.1:0', ...options, ...target], environment);
+    const server = await startProgram(test, WEBSOCKIFY, ['127.0.0.1:0', ...options, ...target], environment);
     const [, port] = await server.wrote('stderr', /proxying from \S*:(\d+) to/);
-    const scheme = options.some((option) => option.startsWith('--cert')) ? 'https' : 'http';
+    const scheme = options.some((option) => option === '--cert') ? 'https' : 'http';
     return Object.assign(server, { host: '127.0.0.1', port: Number(port), url: `${scheme}://127.0.0.1:${port}` });
 }
 
@@ -133,14 +165,51 @@ export function startTelnetd(test, login) {
     return startServer(test, ['--web', WEB, '--wrap-port', '2023', '--wrap-mode=respawn'], ['--', ...command]);
 }
 
-/** How many sockets a process has open. */
-export async function socketsOf(pid) {
-    const directory = `/proc/${pid}/fd`;
-    const targets = await Promise.all(
-        // A descriptor may be closed between the two looks.
-        (await readdir(directory)).map((name) => readlink(join(directory, name)).catch(() => '')),
+/**
+ * Starts websockify with noVNC in front of a VNC server, and a terminal that fills its screen.
+ *
+ * @param {string[]} options More options of websockify
+ * @param {string} command What runs in the terminal
+ */
+export async function startDesktop(test, options, command) {
+    const home = { HOME: await scratch(test) };
+    const access = ['-rfbport', '5901', '-SecurityTypes', 'None', '-interface', '127.0.0.1'];
+    const screen = ['-geometry', '800x400', '-desktop', 'desktop'];
+    const server = await startServer(
+        test,
+        ['--web', NOVNC, '--wrap-port', '5901', ...options],
+        // The server takes a display that is free, and tells which.
+        ['--', 'Xtigervnc', '-displayfd', '1', ...access, ...screen],
+        home,
     );
-    return targets.filter((target) => target.startsWith('socket:')).length;
+    const [, display] = await server.wrote('stdout', /^(\d+)\n/);
+    const look = ['-fa', 'DejaVu Sans Mono', '-fs', '11', '-geometry', '86x21+0+0', '-b', '10'];
+    const colours = ['-bg', '#10161c', '-fg', '#d9e1e8'];
+    const terminal = ['-display', `:${display}`, ...look, ...colours, '-e', 'sh', '-c', command];
+    await startProgram(test, 'xterm', terminal, home);
+    return { server, display };
+}
+
+/** A file with a certificate that nobody else has signed, and its key. */
+export async function certificate(test) {
+    const file = join(await scratch(test), 'self.pem');
+    const subject = ['-subj', '/CN=localhost', '-addext', 'subjectAltName=DNS:localhost,IP:127.0.0.1'];
+    const key = ['-newkey', 'rsa:2048', '-nodes', '-keyout', file];
+    const openssl = await startProgram(test, 'openssl', ['req', '-x509', '-days', '2', ...subject, ...key, '-out', `${file}.crt`]);
+    const [status] = await openssl.exited;
+    assert.equal(status, 0, openssl.output('stderr'));
+    await appendFile(file, await readFile(`${file}.crt`));
+    return file;
+}
+
+/** How many connections the kernel knows at a port of ours, other than those that only wait for their number to be free. */
+export async function connectionsAt(port) {
+    const [LISTENING, TIME_WAIT] = ['0A', '06'];
+    const table = await readFile('/proc/net/tcp', 'utf8');
+    const sockets = table.split('\n').slice(1, -1).map((line) => line.trim().split(/\s+/));
+    return sockets.filter(
+        ([, local, , status]) => parseInt(local.split(':')[1], 16) === port && ![LISTENING, TIME_WAIT].includes(status),
+    ).length;
 }
 
 /**
@@ -163,14 +232,14 @@ export async function startTarget(test, serve) {
         for (const socket of sockets) socket.destroy();
         server.close();
     };
-    test.after(stop);
+    afterwards(test, stop);
     return { address: `127.0.0.1:${server.address().port}`, sockets, stop };
 }
 
 /** A directory that is removed after the test. */
 export async function scratch(test) {
     const directory = await mkdtemp(join(tmpdir(), 'websockify-web-'));
-    test.after(() => rm(directory, { recursive: true, force: true }));
+    afterwards(test, () => rm(directory, { recursive: true, force: true }));
     return directory;
 }
 
@@ -203,7 +272,7 @@ export async function openPage(test, browser, url, options) {
     page.on('console', (message) => {
         if (/Content.Security.Policy/i.test(message.text())) errors.push(message.text());
     });
-    test.after(async () => {
+    afterwards(test, async () => {
         await context.close();
         assert.deepEqual(errors, []);
     });
@@ -232,5 +301,13 @@ export async function shows(page, pattern) {
         return pattern.exec(text);
     }).catch((error) => {
         throw new Error(`${error.message}; it shows:\n${text}`);
+    });
+}
+
+/** How many colours the canvas of the page shows. */
+export function canvasColours(page) {
+    return page.$eval('canvas', (canvas) => {
+        const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+        return new Set(new Uint32Array(data.buffer)).size;
     });
 }

@@ -1,13 +1,15 @@
 /** The pages as such: what they say, where they lead, and how they look on a small screen. */
 import assert from 'node:assert/strict';
 import { cp, mkdir, rm, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { join, relative } from 'node:path';
 import { after, before } from 'node:test';
 
-import { openPage, scratch, startBrowser, startServer, startTarget, state, test, until, WEB } from './harness.js';
+import * as harness from './harness.js';
+
+const { certificate, openPage, scratch, shows, startServer, startTarget, state, test, until, WEB } = harness;
 
 let browser;
-before(async () => (browser = await startBrowser()));
+before(async () => (browser = await harness.startBrowser()));
 after(() => browser?.close());
 
 /** A server whose program says nothing. */
@@ -19,12 +21,8 @@ async function quiet(t, web = WEB) {
 /** A copy of the pages that a test may change. */
 async function copy(t) {
     const directory = await scratch(t);
-    for (const file of ['dist', 'icon.svg', 'index.html', 'index.js', 'style.css', 'wstelnet.html']) {
-        await cp(join(WEB, file), join(directory, file), { recursive: true });
-    }
-    for (const file of ['line.js', 'raw.js', 'telnet.js', 'websock.js', 'wstelnet.js']) {
-        await cp(join(WEB, file), join(directory, file));
-    }
+    const wanted = (path) => !/^(node_modules|tests)(\/|$)/.test(relative(WEB, path));
+    await cp(WEB, directory, { recursive: true, filter: wanted });
     return directory;
 }
 
@@ -89,6 +87,26 @@ test('a form without a port asks for it, and connects to nothing', async (t) => 
     const page = await openPage(t, browser, `${server.url}/wstelnet.html?port=0&autoconnect=1`);
     await state(page, 'idle');
     assert.equal(await page.evaluate(() => document.querySelector('input:invalid').name), 'port');
+});
+
+test('a page that came encrypted connects encrypted', async (t) => {
+    const target = await startTarget(t, (socket) => socket.write('hello\r\n'));
+    const server = await startServer(t, ['--web', WEB, '--cert', await certificate(t)], [target.address]);
+    const page = await openPage(t, browser, `${server.url}/`, { ignoreHTTPSErrors: true });
+    await page.waitForSelector(`text="wss://127.0.0.1:${server.port}/"`);
+    await page.click('text="Terminal"');
+    await state(page, 'idle');
+    assert.ok(await page.getByLabel('Encrypt').isChecked());
+    await page.click('#connect');
+    assert.equal(await state(page, 'connected'), `Connected to wss://127.0.0.1:${server.port}`);
+    await shows(page, /hello/);
+    await page.click('#connect');
+    await state(page, 'closed');
+    // What the browser itself refuses is told in its words.
+    await page.getByLabel('Host').fill('192.0.2.1');
+    await page.getByLabel('Encrypt').uncheck();
+    await page.click('#connect');
+    await page.waitForSelector('text=/Closed: .*insecure/');
 });
 
 test('everything that the pages load comes from their server', async (t) => {
