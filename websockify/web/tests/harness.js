@@ -203,9 +203,9 @@ export async function certificate(test) {
 }
 
 /** How many connections the kernel knows at a port of ours, other than those that only wait for their number to be free. */
-export async function connectionsAt(port) {
+export function connectionsAt(port) {
     const [LISTENING, TIME_WAIT] = ['0A', '06'];
-    const table = await readFile('/proc/net/tcp', 'utf8');
+    const table = readFileSync('/proc/net/tcp', 'utf8');
     const sockets = table.split('\n').slice(1, -1).map((line) => line.trim().split(/\s+/));
     return sockets.filter(
         ([, local, , status]) => parseInt(local.split(':')[1], 16) === port && ![LISTENING, TIME_WAIT].includes(status),

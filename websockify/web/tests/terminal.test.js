@@ -1,6 +1,6 @@
 /** The terminal page in front of telnetd, which websockify wraps. */
 import assert from 'node:assert/strict';
-import { after, before } from 'node:test';
+import { after, before, describe } from 'node:test';
 
 import * as harness from './harness.js';
 
@@ -19,83 +19,86 @@ const connected = async (test, server, options) => {
     return page;
 };
 
-test('telnetd asks for a name in the terminal, and what is typed is shown', async (t) => {
-    const server = await startTelnetd(t);
-    const page = await connected(t, server);
-    await shows(page, /login:$/);
-    await page.keyboard.type('nobody');
-    await shows(page, /login: nobody$/);
-    await page.keyboard.press('Backspace');
-    await page.keyboard.press('Backspace');
-    await page.keyboard.type('y\n');
-    await shows(page, /login: noboy\nPassword:$/);
-});
+// telnetd started this way sleeps for seconds before each session: at the same time, they cost no more than one.
+describe('a session with telnetd', { concurrency: true }, () => {
+    test('telnetd asks for a name in the terminal, and what is typed is shown', async (t) => {
+        const server = await startTelnetd(t);
+        const page = await connected(t, server);
+        await shows(page, /login:$/);
+        await page.keyboard.type('nobody');
+        await shows(page, /login: nobody$/);
+        await page.keyboard.press('Backspace');
+        await page.keyboard.press('Backspace');
+        await page.keyboard.type('y\n');
+        await shows(page, /login: noboy\nPassword:$/);
+    });
 
-test('text in all scripts reaches the program and comes back', async (t) => {
-    const server = await startTelnetd(t, await harness.script(t, 'stty -echo; echo ready; read line; echo "<$line>"; cat'));
-    const page = await connected(t, server);
-    await shows(page, /ready/);
-    await page.keyboard.insertText('größer Ωλ 語 😀');
-    await page.keyboard.press('Enter');
-    await shows(page, /<größer Ωλ 語 😀>/);
-});
-
-test("the session's size follows the window", async (t) => {
-    const server = await startTelnetd(t, await harness.script(t, SHELL));
-    const page = await connected(t, server);
-    await shows(page, /ready>$/);
-    const sizes = [];
-    for (const [width, height] of [[1000, 700], [700, 500], [390, 780]]) {
-        await page.setViewportSize({ width, height });
-        const size = await until('stty tells the size that the terminal has', async () => {
-            // A line longer than any window breaks where the terminal ends.
-            await page.keyboard.type('clear; stty size; seq -s: 100; echo d"on"e\n');
-            await shows(page, /^done$/m);
-            const lines = await rows(page);
-            const height = await page.locator('.xterm-rows > div').count();
-            const size = `${height} ${lines[1]?.length}`;
-            return lines[0] === size && !sizes.includes(size) && size;
-        });
-        sizes.push(size);
-    }
-    const [large, middle, narrow] = sizes.map((size) => size.split(' ').map(Number));
-    assert.ok(large[0] > middle[0] && large[1] > middle[1] && middle[1] > narrow[1], sizes.join(', '));
-    assert.ok(narrow[1] >= 45, `a phone has ${narrow[1]} columns`);
-});
-
-test('a session that ends is told with code and reason, and another can be begun', async (t) => {
-    const server = await startTelnetd(t, await harness.script(t, SHELL));
-    const page = await connected(t, server);
-    for (let session = 0; session < 2; session++) {
-        await shows(page, /ready>$/);
-        await page.keyboard.type('echo se"ss"ion; exit\n');
-        assert.equal(await state(page, 'closed'), 'Closed (1000): Target closed');
-        await shows(page, /^session$/m);
-        assert.ok(await page.isEnabled('input[name=host]'));
-        // The focus is where the only sensible key is.
+    test('text in all scripts reaches the program and comes back', async (t) => {
+        const server = await startTelnetd(t, await harness.script(t, 'stty -echo; echo ready; read line; echo "<$line>"; cat'));
+        const page = await connected(t, server);
+        await shows(page, /ready/);
+        await page.keyboard.insertText('größer Ωλ 語 😀');
         await page.keyboard.press('Enter');
-        assert.equal(await state(page, 'connected'), `Connected to ws://127.0.0.1:${server.port}`);
-        await until('the terminal is empty for the new session', async () => !(await rows(page)).includes('session'));
-    }
-});
+        await shows(page, /<größer Ωλ 語 😀>/);
+    });
 
-test('the keyboard alone connects, uses the terminal, leaves it, disconnects and connects again', async (t) => {
-    const server = await startTelnetd(t);
-    const page = await openPage(t, browser, `${server.url}/wstelnet.html`);
-    assert.equal(await state(page, 'idle'), 'Not connected');
-    await page.keyboard.press('Enter');
-    await state(page, 'connected');
-    await shows(page, /login:$/);
-    await page.keyboard.type('guest');
-    await shows(page, /login: guest$/);
-    await page.keyboard.press('Tab');
-    assert.equal(await page.evaluate(() => document.activeElement.className), 'xterm-helper-textarea');
-    await page.keyboard.press('Control+F6');
-    assert.equal(await page.evaluate(() => document.activeElement.textContent), 'Disconnect');
-    await page.keyboard.press('Enter');
-    assert.equal(await state(page, 'closed'), 'Closed (1000): the session has ended');
-    await page.keyboard.press('Enter');
-    await state(page, 'connected');
+    test("the session's size follows the window", async (t) => {
+        const server = await startTelnetd(t, await harness.script(t, SHELL));
+        const page = await connected(t, server);
+        await shows(page, /ready>$/);
+        const sizes = [];
+        for (const [width, height] of [[1000, 700], [700, 500], [390, 780]]) {
+            await page.setViewportSize({ width, height });
+            const size = await until('stty tells the size that the terminal has', async () => {
+                // A line longer than any window breaks where the terminal ends.
+                await page.keyboard.type('clear; stty size; seq -s: 100; echo d"on"e\n');
+                await shows(page, /^done$/m);
+                const lines = await rows(page);
+                const height = await page.locator('.xterm-rows > div').count();
+                const size = `${height} ${lines[1]?.length}`;
+                return lines[0] === size && !sizes.includes(size) && size;
+            });
+            sizes.push(size);
+        }
+        const [large, middle, narrow] = sizes.map((size) => size.split(' ').map(Number));
+        assert.ok(large[0] > middle[0] && large[1] > middle[1] && middle[1] > narrow[1], sizes.join(', '));
+        assert.ok(narrow[1] >= 45, `a phone has ${narrow[1]} columns`);
+    });
+
+    test('a session that ends is told with code and reason, and another can be begun', async (t) => {
+        const server = await startTelnetd(t, await harness.script(t, SHELL));
+        const page = await connected(t, server);
+        for (let session = 0; session < 2; session++) {
+            await shows(page, /ready>$/);
+            await page.keyboard.type('echo se"ss"ion; exit\n');
+            assert.equal(await state(page, 'closed'), 'Closed (1000): Target closed');
+            await shows(page, /^session$/m);
+            assert.ok(await page.isEnabled('input[name=host]'));
+            // The focus is where the only sensible key is.
+            await page.keyboard.press('Enter');
+            assert.equal(await state(page, 'connected'), `Connected to ws://127.0.0.1:${server.port}`);
+            await until('the terminal is empty for the new session', async () => !(await rows(page)).includes('session'));
+        }
+    });
+
+    test('the keyboard alone connects, uses the terminal, leaves it, disconnects and connects again', async (t) => {
+        const server = await startTelnetd(t);
+        const page = await openPage(t, browser, `${server.url}/wstelnet.html`);
+        assert.equal(await state(page, 'idle'), 'Not connected');
+        await page.keyboard.press('Enter');
+        await state(page, 'connected');
+        await shows(page, /login:$/);
+        await page.keyboard.type('guest');
+        await shows(page, /login: guest$/);
+        await page.keyboard.press('Tab');
+        assert.equal(await page.evaluate(() => document.activeElement.className), 'xterm-helper-textarea');
+        await page.keyboard.press('Control+F6');
+        assert.equal(await page.evaluate(() => document.activeElement.textContent), 'Disconnect');
+        await page.keyboard.press('Enter');
+        assert.equal(await state(page, 'closed'), 'Closed (1000): the session has ended');
+        await page.keyboard.press('Enter');
+        await state(page, 'connected');
+    });
 });
 
 test('a program that cannot be reached, and a server that is stopped, are told', async (t) => {
@@ -124,9 +127,10 @@ test('twenty reloads leave no connection behind in the server', async (t) => {
         await state(page, 'connected');
         await until('the session before has ended', () => target.sockets.size === 1);
     }
+    assert.ok(harness.connectionsAt(server.port) > 0, 'connections are found');
     await page.goto('about:blank');
     await until('the program has no connection', () => target.sockets.size === 0);
-    assert.ok((await harness.connectionsAt(server.port)) > 0, 'the browser keeps some for more files');
+    // Until then the browser keeps some for more files.
     await page.context().close();
-    await until('the server has no connection', async () => (await harness.connectionsAt(server.port)) === 0);
+    await until('the server has no connection', () => harness.connectionsAt(server.port) === 0);
 });
