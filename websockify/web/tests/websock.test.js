@@ -251,19 +251,19 @@ test('base64 carries the same bytes as text', () => {
     assert.deepEqual(socket.rQshiftBytes(), Uint8Array.of(0, 255, 128));
 });
 
-for (const protocol of ['', 'binary', 'base64']) {
-    test(`text that does not belong into subprotocol '${protocol}' is an error, and closes`, () => {
+for (const [protocol, text] of [['', 'AP+A'], ['binary', 'AP+A'], ['base64', 'no base64!']]) {
+    test(`the text '${text}' is an error in subprotocol '${protocol}', and closes`, () => {
         const errors = [];
         socket.on('error', (error) => errors.push(error.message));
         socket.on('message', () => assert.fail('nothing has arrived'));
         network().accept(protocol);
-        network().deliver('no base64!');
+        network().deliver(text);
         assert.equal(errors.length, 1);
         assert.deepEqual(network().closedWith, { code: 4007, reason: errors[0] });
     });
 }
 
-test('what the network does not take stays in the send queue, and follows when it does', async () => {
+test('what the network does not take stays in the send queue, and follows when it does', { timeout: 10_000 }, async () => {
     socket.maxBufferedAmount = 100_000;
     network().accept();
     const all = counting(300_000);
