@@ -5,7 +5,7 @@ import * as harness from './harness.js';
 
 const { canvasColours, openPage, script, shows, startDesktop, startTelnetd, state, until, WEB } = harness;
 
-/** Something in colour that looks the same on every Debian. */
+/** Something in colour, of what every Debian has. */
 const SCENE = String.raw`
 prompt() { printf '\033[1;32m$\033[0m %s\n' "$1"; }
 prompt 'ls /usr'
@@ -28,7 +28,7 @@ try {
     const terminal = await startTelnetd(picture, await script(picture, SCENE));
     const url = `${terminal.url}/wstelnet.html?autoconnect=1`;
     const page = await openPage(picture, browser, url, {
-        viewport: { width: 960, height: 480 },
+        viewport: { width: 1000, height: 440 },
         colorScheme: 'dark',
         reducedMotion: 'reduce',
     });
