@@ -34,8 +34,8 @@ const CHROMIUM_OPTIONS = [
     '--disable-sync',
 ];
 /** Milliseconds after which a wait for something is given up, and a whole test. */
-const DEADLINE = 20_000;
-const TEST_DEADLINE = 60_000;
+const DEADLINE = 30_000;
+const TEST_DEADLINE = 120_000;
 /** Milliseconds between two looks at a condition. */
 const INTERVAL = 20;
 
