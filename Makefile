@@ -1,11 +1,13 @@
 # The only place that knows the order of steps.
 #
-#   make run          the telnet example of the README, on 127.0.0.1:2023
+#   make run          the telnet example of the README, on 127.0.0.1:2023, with its page
 #   make test         installs what the tests need, and runs all of them
+#   make test-web     only those of the pages, in Chromium
 #   make check        format, lints, documentation, tests
 #   make compliance   the compatibility tests against the Python original
 #   make bench        speed, size and scale beside other relays; make bench-quick takes 3 minutes
-#   make install      the release build, to $(PREFIX)
+#   make screenshots  the pictures of the README
+#   make install      the release build and the pages, to $(PREFIX)
 
 CARGO ?= cargo
 PREFIX ?= /usr/local
@@ -15,31 +17,57 @@ BUILD := $(CARGO) build --release --locked -p websockify
 # Prints where the shim is that is in the executable; another build of it is not the same to the byte.
 SHIM := $(CARGO) build --release --locked --quiet -p websockify --message-format=json \
 	| sed -n 's/.*\["REBIND_LIBRARY","\([^"]*\)"\].*/\1/p'
+WEB := websockify/web
+BUNDLE := $(WEB)/dist/xterm.js
+# What a browser loads: xterm.js is loaded as a bundle.
+PAGES = $(filter-out $(WEB)/xterm.js,$(wildcard $(addprefix $(WEB)/*.,html js css svg)))
+# Debian's are not wanted where others are, for they cannot be installed beside them.
+NODE_PACKAGES := $(if $(shell command -v node),,nodejs) $(if $(shell command -v npm),,npm)
 RUN_PACKAGES := telnetd-ssl
-TEST_PACKAGES := telnetd-ssl tigervnc-standalone-server tigervnc-tools novnc redis-server busybox-static socat tmux \
-	openssl sslscan python3 python3-venv perl iproute2 libcap2-bin binutils util-linux \
-	gcc libc6-dev musl-tools golang-go $(if $(filter x86_64,$(shell uname -m)),gcc-multilib)
+WEB_TEST_PACKAGES := telnetd-ssl tigervnc-standalone-server chromium novnc xterm fonts-dejavu-core openssl
+TEST_PACKAGES := telnetd-ssl tigervnc-standalone-server tigervnc-tools redis-server busybox-static socat tmux \
+	sslscan python3 python3-venv perl iproute2 libcap2-bin binutils util-linux \
+	gcc libc6-dev musl-tools golang-go $(WEB_TEST_PACKAGES) $(if $(filter x86_64,$(shell uname -m)),gcc-multilib)
 BENCH_PACKAGES := haproxy nginx-light openssl socat python3 python3-venv
 COMPLIANCE := target/compliance
 # Most tests wait for something most of the time.
 export RUST_TEST_THREADS ?= 6
 BENCH := target/bench
 
-.PHONY: run test check compliance bench bench-quick install uninstall clean run-packages test-packages bench-packages
+.PHONY: run test test-web check compliance bench bench-quick screenshots install uninstall clean \
+	run-packages test-packages web-test-packages bench-packages node-packages
 
-run: run-packages
+run: run-packages $(BUNDLE)
 	$(BUILD)
 	@echo
-	@echo "Wrapping telnetd: a WebSocket client that speaks telnet reaches it at ws://127.0.0.1:2023/"
+	@echo "Wrapping telnetd: log in at http://127.0.0.1:2023/wstelnet.html?autoconnect=1"
 	@echo "Ctrl-C ends both."
 	@echo
-	target/release/websockify 127.0.0.1:2023 --wrap-mode=respawn -- /usr/sbin/in.telnetd -debug 2023
+	target/release/websockify 127.0.0.1:2023 --web $(WEB) --wrap-mode=respawn -- /usr/sbin/in.telnetd -debug 2023
+
+$(BUNDLE): $(WEB)/xterm.js $(WEB)/node_modules/.package-lock.json
+	cd $(WEB) && npm run --silent build
+
+# npm writes this file when it has installed everything. No package needs to run anything then.
+$(WEB)/node_modules/.package-lock.json: $(WEB)/package.json $(WEB)/package-lock.json | node-packages
+	@echo "Installing npm packages into $(WEB)/node_modules: xterm.js, and what builds and tests the pages"
+	cd $(WEB) && npm ci --loglevel=error --no-audit --no-fund --ignore-scripts
+	touch $@
 
 # Everything, then sessions and their ends over each of the ways that payload takes.
 test: test-packages
 	$(CARGO) test --locked --workspace
 	for way in WEBSOCKIFY_RELAY=copy WEBSOCKIFY_RELAY=splice WEBSOCKIFY_OVER_TLS=1; do \
 		env $$way $(CARGO) test --locked -p integration --test black_box -- session:: ending:: compatible:: || exit; done
+	$(MAKE) test-web
+
+test-web: web-test-packages $(BUNDLE)
+	$(CARGO) build --locked -p websockify
+	cd $(WEB) && npm test
+
+screenshots: web-test-packages $(BUNDLE)
+	$(CARGO) build --locked -p websockify
+	cd $(WEB) && npm run screenshots
 
 check: test
 	$(CARGO) fmt --all --check
@@ -63,23 +91,34 @@ bench bench-quick: bench-packages
 	$(CARGO) build --release --locked -p integration --bin bench
 	target/release/bench $(BENCH_OPTIONS) --websockify target/release/websockify --output $(BENCH)
 
-install:
+install: $(BUNDLE)
 	$(BUILD)
 	install -D -m 755 target/release/websockify $(DESTDIR)$(PREFIX)/bin/websockify
 	install -D -m 755 target/release/rebind $(DESTDIR)$(PREFIX)/bin/rebind
 	install -D -m 644 "$$($(SHIM))" $(DESTDIR)$(PREFIX)/lib/websockify/librebind.so
+	install -d $(DESTDIR)$(PREFIX)/share/websockify/web/dist
+	install -m 644 $(PAGES) $(DESTDIR)$(PREFIX)/share/websockify/web
+	install -m 644 $(WEB)/dist/* $(DESTDIR)$(PREFIX)/share/websockify/web/dist
 
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/bin/websockify $(DESTDIR)$(PREFIX)/bin/rebind $(DESTDIR)$(PREFIX)/lib/websockify/librebind.so
+	rm -rf $(DESTDIR)$(PREFIX)/share/websockify/web
 
 clean:
 	$(CARGO) clean
+	rm -rf $(WEB)/dist $(WEB)/node_modules
 
 run-packages:
 	$(call need,$(RUN_PACKAGES))
 
 test-packages:
 	$(call need,$(TEST_PACKAGES))
+
+web-test-packages:
+	$(call need,$(WEB_TEST_PACKAGES))
+
+node-packages:
+	$(call need,$(NODE_PACKAGES))
 
 bench-packages:
 	-$(call need,$(BENCH_PACKAGES))
