@@ -29,7 +29,12 @@ pub(super) fn servers(
     let inner = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(provider))
         .build()
         .context("the trusted certificates are no good")?;
-    Ok(Arc::new(OrTrusted { inner, trusted }))
+    let provider = Arc::clone(provider);
+    Ok(Arc::new(OrTrusted {
+        inner,
+        trusted,
+        provider,
+    }))
 }
 
 /// Verifies the certificates of clients, likewise.
@@ -41,12 +46,18 @@ pub(super) fn clients(
     let inner = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider))
         .build()
         .context("the trusted certificates are no good")?;
-    Ok(Arc::new(OrTrusted { inner, trusted }))
+    let provider = Arc::clone(provider);
+    Ok(Arc::new(OrTrusted {
+        inner,
+        trusted,
+        provider,
+    }))
 }
 
 /// Takes every server for what it says it is.
 pub(super) fn anybody(provider: &Arc<CryptoProvider>) -> Arc<dyn ServerCertVerifier> {
-    Arc::new(Anybody(Arc::clone(provider)))
+    let provider = Arc::clone(provider);
+    Arc::new(Anybody { provider })
 }
 
 /// The certificates of a file, or of the system (`SSL_CERT_FILE` and `SSL_CERT_DIR` are respected): as roots, and those of the file as
@@ -74,12 +85,43 @@ fn roots(file: Option<&Path>) -> Result<(Arc<RootCertStore>, Vec<CertificateDer<
     Ok((Arc::new(roots), certificates))
 }
 
+/// The part of every verifier that is about signatures, and not about whom to believe.
+macro_rules! verifies_signatures {
+    () => {
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signature: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            let algorithms = &self.provider.signature_verification_algorithms;
+            verify_tls12_signature(message, certificate, signature, algorithms)
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signature: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            let algorithms = &self.provider.signature_verification_algorithms;
+            verify_tls13_signature(message, certificate, signature, algorithms)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            let algorithms = &self.provider.signature_verification_algorithms;
+            algorithms.supported_schemes()
+        }
+    };
+}
+
 /// A verifier that also takes a certificate which is itself among the trusted ones, as one is that has signed itself: webpki does
 /// not, since it takes it for an authority's.
 #[derive(Debug)]
 struct OrTrusted<V> {
     inner: V,
     trusted: Vec<CertificateDer<'static>>,
+    provider: Arc<CryptoProvider>,
 }
 
 impl<V> OrTrusted<V> {
@@ -119,29 +161,7 @@ impl ServerCertVerifier for OrTrusted<Arc<WebPkiServerVerifier>> {
             .verify_server_cert(certificate, intermediates, name, ocsp_response, now)
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner
-            .verify_tls12_signature(message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner
-            .verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.inner.supported_verify_schemes()
-    }
+    verifies_signatures!();
 }
 
 impl ClientCertVerifier for OrTrusted<Arc<dyn ClientCertVerifier>> {
@@ -162,34 +182,14 @@ impl ClientCertVerifier for OrTrusted<Arc<dyn ClientCertVerifier>> {
             .verify_client_cert(certificate, intermediates, now)
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner
-            .verify_tls12_signature(message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner
-            .verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.inner.supported_verify_schemes()
-    }
+    verifies_signatures!();
 }
 
 /// Believes every server, whatever its certificate says.
 #[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
+struct Anybody {
+    provider: Arc<CryptoProvider>,
+}
 
 impl ServerCertVerifier for Anybody {
     fn verify_server_cert(
@@ -203,27 +203,5 @@ impl ServerCertVerifier for Anybody {
         Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signature, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
+    verifies_signatures!();
 }
