@@ -94,7 +94,8 @@ pub struct Args {
     pub key: Option<PathBuf>,
 
     /// Password of the key; every user of this machine can read it in the list of processes
-    #[arg(long, value_name = "PASSWORD")]
+    // Its prefixes were unique in the original.
+    #[arg(long, value_name = "PASSWORD", aliases = ["key-", "key-p", "key-pa", "key-pas", "key-pass", "key-passw", "key-passwo", "key-passwor"])]
     pub key_password: Option<Secret>,
 
     /// File with the password of the key in its first line; WEBSOCKIFY_KEY_PASSWORD in the environment will do as well

@@ -246,8 +246,8 @@ impl WayChoice {
 /// The certificate that is taken if it is there.
 const DEFAULT_CERTIFICATE: &str = "self.pem";
 
-/// The variable with the password of the key.
-const KEY_PASSWORD_VARIABLE: &str = "WEBSOCKIFY_KEY_PASSWORD";
+/// The variable with the password of the key; the wrapped program does not inherit it.
+pub(crate) const KEY_PASSWORD_VARIABLE: &str = "WEBSOCKIFY_KEY_PASSWORD";
 
 /// The variable of [`WayChoice`].
 const WAY_VARIABLE: &str = "WEBSOCKIFY_RELAY";

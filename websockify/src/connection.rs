@@ -12,7 +12,7 @@ use bytes::Bytes;
 use hyper::header::HeaderMap;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::config::{Door, SessionConfig};
 use crate::http::{self, Closed, Session, Site};
@@ -28,7 +28,7 @@ use crate::tls::{Acceptor, HANDSHAKE_FAILURE, Refused};
 use crate::websocket::Close;
 use crate::websocket::frame::{CLOSE_FRAME, append_close};
 
-/// How long connections that are no sessions may go on when the server takes no more.
+/// How long connections that are no sessions may still ask something when the server takes no more.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// What every connection is handled with.
@@ -61,17 +61,19 @@ pub(crate) async fn handle(
     let upgraded = tokio::select! {
         biased;
         upgraded = until_session => upgraded,
-        // What is no session yet need not become one any more, but may be told so.
-        () = async {
-            _ = phase.wait_for(|&phase| phase > Phase::Serving).await;
-            _ = timeout(LAST_ANSWERS, phase.wait_for(|&phase| phase == Phase::Stopping)).await;
-        } => None,
+        _ = phase.wait_for(|&phase| phase == Phase::Stopping) => None,
     };
     let Some(upgraded) = upgraded else {
         return false;
     };
     Box::pin(serve_session(upgraded, peer, handling)).await;
     true
+}
+
+/// Waits until what is no session yet need not become one any more, and has had the time to be told so.
+async fn last_answers(mut phase: watch::Receiver<Phase>) {
+    _ = phase.wait_for(|&phase| phase > Phase::Serving).await;
+    sleep(LAST_ANSWERS).await;
 }
 
 /// A connection that has become a session.
@@ -107,7 +109,13 @@ async fn become_session(
             .then(|| http::plain_upgrade(start, judge))
             .flatten()
     };
-    let stream = match sniff::sniff(&socket, deadline, look).await {
+    let last = || last_answers(handling.phase.clone());
+    let sniffed = tokio::select! {
+        biased;
+        sniffed = sniff::sniff(&socket, deadline, look) => sniffed,
+        () = last() => return None,
+    };
+    let stream = match sniffed {
         Sniffed::Protocol(Protocol::Http, Some((head, session))) => {
             // All of it is there, as it was seen; something may be behind it.
             let mut bytes = [0; 2 * sniff::FIRST_BYTES];
@@ -125,7 +133,12 @@ async fn become_session(
         Sniffed::Protocol(Protocol::Http, None) if takes_plain => Stream::Plain(socket),
         Sniffed::Protocol(protocol, _) => match (protocol, acceptor) {
             (Protocol::Tls, Some(acceptor)) => {
-                Box::pin(encrypt(socket, peer, acceptor, deadline)).await?
+                let encrypted = Box::pin(encrypt(socket, peer, acceptor, deadline));
+                tokio::select! {
+                    biased;
+                    encrypted = encrypted => encrypted?,
+                    () = last() => return None,
+                }
             }
             _ => {
                 answer_other(&mut Stream::Plain(socket), peer, protocol).await;
@@ -138,7 +151,7 @@ async fn become_session(
             return None;
         }
     };
-    let mut ended = Box::pin(http::serve(stream, peer, deadline, site, judge)).await;
+    let mut ended = Box::pin(http::serve(stream, peer, deadline, site, last(), judge)).await;
     match ended.session {
         Some(session) => Some(Upgraded {
             stream: ended.stream,

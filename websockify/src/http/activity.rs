@@ -2,8 +2,9 @@
 //! still on its way.
 
 use std::io::{self, IoSlice};
+use std::os::fd::RawFd;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, sleep_until};
 
 use crate::stream::Stream;
+use crate::sys;
 
 /// How long nothing may go on: the client neither completes a request nor takes anything of an answer.
 const IDLE_LIMIT: Duration = Duration::from_secs(30);
@@ -23,14 +25,19 @@ pub(super) struct Activity {
     deadline: Mutex<Instant>,
     /// Whether something was written that is not flushed.
     unflushed: AtomicBool,
+    socket: RawFd,
+    /// Bytes that the client had not taken when the socket took no more.
+    unsent: AtomicUsize,
 }
 
 impl Activity {
-    /// A connection of which the first request is due at `deadline`.
-    pub(super) fn new(deadline: Instant) -> Arc<Self> {
+    /// A connection on this socket of which the first request is due at `deadline`.
+    pub(super) fn new(socket: RawFd, deadline: Instant) -> Arc<Self> {
         Arc::new(Self {
             deadline: Mutex::new(deadline),
             unflushed: AtomicBool::new(false),
+            socket,
+            unsent: AtomicUsize::new(0),
         })
     }
 
@@ -54,10 +61,24 @@ impl Activity {
         loop {
             let deadline = *self.deadline();
             sleep_until(deadline).await;
-            if *self.deadline() == deadline {
+            if *self.deadline() != deadline {
+                continue;
+            }
+            // A socket that was full says that there is room only when much of it is free: so a client that reads slowly shows in
+            // what its system has not acknowledged.
+            let before = self.unsent.load(Ordering::Relaxed);
+            if self.is_flushed() || self.look_at_unsent() >= before {
                 return;
             }
+            self.note();
         }
+    }
+
+    /// Notes how much the client has not taken.
+    fn look_at_unsent(&self) -> usize {
+        let unsent = sys::unsent_bytes(self.socket);
+        self.unsent.store(unsent, Ordering::Relaxed);
+        unsent
     }
 }
 
@@ -74,8 +95,10 @@ impl Watched {
     /// Notes an attempt to write.
     fn note(&self, written: &Poll<io::Result<usize>>) {
         self.activity.unflushed.store(true, Ordering::Relaxed);
-        if matches!(written, Poll::Ready(Ok(1..))) {
-            self.activity.note();
+        match written {
+            Poll::Ready(Ok(1..)) => self.activity.note(),
+            Poll::Pending => _ = self.activity.look_at_unsent(),
+            Poll::Ready(_) => {}
         }
     }
 }
@@ -134,7 +157,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_connection_expires_when_nothing_has_gone_on_for_long_enough() {
         let start = Instant::now();
-        let activity = Activity::new(start + Duration::from_secs(10));
+        let activity = Activity::new(-1, start + Duration::from_secs(10));
         let steps = async {
             for seconds in [9, 29, 29] {
                 tokio::time::sleep(Duration::from_secs(seconds)).await;

@@ -4,10 +4,11 @@
 //! symbolic links lead to; reading a file, with ranges and conditions, is tower-http's part.
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
@@ -43,11 +44,47 @@ pub(crate) struct Files {
 /// What a path means.
 #[derive(Debug)]
 enum Found {
-    File(PathBuf),
+    File(Existing),
     /// A directory that was asked for without its last slash; the path with it.
     Directory(String),
     Listing(String),
     Nothing,
+}
+
+/// A file that is there.
+#[derive(Debug)]
+struct Existing {
+    path: PathBuf,
+    length: u64,
+    /// Whether HTTP has a date for its last change.
+    is_dated: bool,
+    /// Whether a compressed form of it is there: by gzip, by Brotli.
+    compressed: [bool; 2],
+}
+
+impl Existing {
+    fn new(path: PathBuf, metadata: &Metadata) -> Self {
+        let beside = |ending: &str| {
+            let mut name = path.as_os_str().to_owned();
+            name.push(ending);
+            // In this order: what is no file, such as a pipe, could keep whoever opens it waiting for ever.
+            fs::metadata(&name).is_ok_and(|found| found.is_file()) && File::open(&name).is_ok()
+        };
+        Self {
+            length: metadata.len(),
+            is_dated: metadata.modified().is_ok_and(has_date),
+            compressed: [".gz", ".br"].map(beside),
+            path,
+        }
+    }
+}
+
+/// Whether a moment is one that HTTP can tell (RFC 9110, section 5.6.7); tower-http panics on others.
+fn has_date(moment: SystemTime) -> bool {
+    const END: Duration = Duration::from_secs(253_402_300_800);
+    moment
+        .duration_since(UNIX_EPOCH)
+        .is_ok_and(|since| since < END)
 }
 
 impl Files {
@@ -105,7 +142,7 @@ impl Files {
         let found = spawn_blocking(move || look_up(&root, &path, listings)).await;
         let found = found.unwrap_or_else(|error| Err(io::Error::other(error)));
         let answered = match found {
-            Ok(Found::File(path)) => serve(&path, method, headers).await,
+            Ok(Found::File(file)) => serve(file, method, headers).await,
             Ok(Found::Directory(path)) => Ok(redirect(&path, uri.query())),
             Ok(Found::Listing(page)) => Ok(html(page)),
             Ok(Found::Nothing) => Ok(refusal::not_found().map(Either::Left)),
@@ -127,7 +164,7 @@ fn look_up(root: &Path, path: &str, listings: bool) -> io::Result<Found> {
         // What is neither, such as a pipe, could keep whoever opens it waiting for ever.
         let is_file = metadata.is_file() && !as_directory;
         return Ok(if is_file {
-            Found::File(absolute)
+            Found::File(Existing::new(absolute, &metadata))
         } else {
             Found::Nothing
         });
@@ -136,9 +173,12 @@ fn look_up(root: &Path, path: &str, listings: bool) -> io::Result<Found> {
     if !as_directory {
         return Ok(Found::Directory(listing::directory_path(names)));
     }
-    let mut pages = INDEX_PAGES.iter().map(|name| absolute.join(name));
-    if let Some(page) = pages.find(|page| page.is_file()) {
-        return Ok(Found::File(page));
+    for page in INDEX_PAGES.map(|name| absolute.join(name)) {
+        if let Ok(metadata) = fs::metadata(&page)
+            && metadata.is_file()
+        {
+            return Ok(Found::File(Existing::new(page, &metadata)));
+        }
     }
     if !listings {
         return Ok(Found::Nothing);
@@ -174,8 +214,35 @@ fn resolve(path: &str) -> Option<PathBuf> {
 }
 
 /// A file, or the part of it that was asked for.
-async fn serve(path: &Path, method: Method, mut headers: HeaderMap) -> io::Result<Response<Body>> {
-    let mut file = ServeFile::new(path).precompressed_gzip().precompressed_br();
+async fn serve(
+    file: Existing,
+    method: Method,
+    mut headers: HeaderMap,
+) -> io::Result<Response<Body>> {
+    let Existing {
+        path,
+        length,
+        is_dated,
+        compressed: [gzip, brotli],
+    } = file;
+    if !is_dated {
+        // So rare that it is sent in one piece.
+        return Ok(Response::new(Either::Left(Full::from(
+            tokio::fs::read(path).await?,
+        ))));
+    }
+    // What is no range is as if it were not there (RFC 9110, section 14.2).
+    let is_range = |range: &HeaderValue| range.to_str().is_ok_and(|text| is_range(text, length));
+    if method != Method::GET || !headers.get(RANGE).is_some_and(is_range) {
+        headers.remove(RANGE);
+    }
+    let mut file = ServeFile::new(path);
+    if gzip {
+        file = file.precompressed_gzip();
+    }
+    if brotli {
+        file = file.precompressed_br();
+    }
     // tower-http does not know this condition: the range is of a version that may be there no more (RFC 9110, section 13.1.5).
     if let Some(version) = headers.remove(IF_RANGE)
         && headers.contains_key(RANGE)
@@ -194,6 +261,24 @@ async fn serve(path: &Path, method: Method, mut headers: HeaderMap) -> io::Resul
         return Err(ErrorKind::NotFound.into());
     }
     Ok(response.map(Either::Right))
+}
+
+/// Whether a `Range` header asks for one part of a file of this length, which need not be there. Several parts, which a server may
+/// decline to send, and what is more than all of it are none.
+fn is_range(text: &str, length: u64) -> bool {
+    let Some((first, last)) = text
+        .strip_prefix("bytes=")
+        .and_then(|range| range.split_once('-'))
+    else {
+        return false;
+    };
+    let number = |text: &str| text.trim().parse::<u64>().ok();
+    match (number(first), number(last)) {
+        (Some(first), Some(last)) => first <= last,
+        (Some(_), None) => last.trim().is_empty(),
+        (None, Some(last)) => first.trim().is_empty() && last < length,
+        (None, None) => false,
+    }
 }
 
 fn request(method: Method, headers: HeaderMap) -> Request<()> {
@@ -256,6 +341,24 @@ mod tests {
             ("", ""),
         ] {
             assert_eq!(resolve(path), Some(relative.into()), "{path}");
+        }
+    }
+
+    #[test]
+    fn one_part_is_a_range_and_everything_else_is_none() {
+        for text in ["bytes=0-1", "bytes=9-", "bytes=-5", "bytes=0-0"] {
+            assert!(is_range(text, 6), "{text}");
+        }
+        for text in [
+            "bytes=-6",
+            "bytes=3-1",
+            "items=0-1",
+            "bytes=0-0,2-3",
+            "bytes=-",
+            "bytes=",
+            "bytes=a-1",
+        ] {
+            assert!(!is_range(text, 6), "{text}");
         }
     }
 

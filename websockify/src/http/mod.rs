@@ -7,6 +7,7 @@ mod refusal;
 
 use std::convert::Infallible;
 use std::future::{pending, poll_fn};
+use std::pin::{Pin, pin};
 use std::sync::Mutex;
 use std::task::Poll;
 
@@ -87,16 +88,17 @@ pub(crate) struct Site {
 }
 
 /// Answers requests until one is an upgrade that `judge` lets pass. The first must be complete before the deadline, and the
-/// connection must not be idle for too long afterwards.
+/// connection must not be idle for too long afterwards. After `last` there is only an end to the answer that is under way.
 pub(crate) async fn serve(
     stream: Stream,
     peer: Peer,
     deadline: Instant,
     site: &Site,
+    last: impl Future<Output = ()>,
     judge: impl Fn(&HeaderMap) -> Result<(), Closed>,
 ) -> Ended {
     let accepted = Mutex::new(None);
-    let activity = Activity::new(deadline);
+    let activity = Activity::new(stream.descriptor(), deadline);
     let service = service_fn(|request: Request<Incoming>| {
         activity.note();
         let answer = answer(&request, &judge);
@@ -131,7 +133,13 @@ pub(crate) async fn serve(
         .serve_connection(io, service);
     // An upgrade ends hyper's part at its request, once earlier answers are on their way: so the answer has the header names
     // that clients of the original know, which some of them compare byte by byte.
+    let mut last = pin!(last);
+    let mut is_last = false;
     let ended = poll_fn(|cx| {
+        if !is_last && last.as_mut().poll(cx).is_ready() {
+            is_last = true;
+            Pin::new(&mut connection).graceful_shutdown();
+        }
         let polled = connection.poll_without_shutdown(cx);
         let upgraded = accepted.lock().expect("no other thread has it").is_some();
         if upgraded && activity.is_flushed() {
@@ -145,7 +153,11 @@ pub(crate) async fn serve(
         ended = ended => if let Err(error) = ended {
             tracing::debug!(%peer, "HTTP: {error}");
         },
-        () = activity.expired() => tracing::debug!(%peer, "HTTP: nothing went on for too long"),
+        () = activity.expired() => if activity.is_flushed() {
+            tracing::debug!(%peer, "HTTP: no request in time");
+        } else {
+            tracing::info!(%peer, "Client took nothing of an answer for too long");
+        },
     }
     let parts = connection.into_parts();
     let session = accepted.lock().expect("no other thread has it").take();

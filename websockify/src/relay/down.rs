@@ -290,6 +290,9 @@ impl<'a> Down<'a> {
             };
             let mut read = ReadBuf::new(&mut buffer[start..]);
             let result = ready!(Pin::new(&mut self.target).poll_read(cx, &mut read));
+            if let Err(error) = &result {
+                self.shared.note_failure(error);
+            }
             if result.is_err() || read.filled().is_empty() {
                 return Poll::Ready(self.target_finished(result.is_err()));
             }

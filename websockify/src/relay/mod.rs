@@ -80,7 +80,7 @@ impl Way {
 }
 
 /// What there is to know of a session that has ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Summary {
     /// Payload bytes from the client.
     pub(crate) up: u64,
@@ -88,6 +88,8 @@ pub(crate) struct Summary {
     pub(crate) down: u64,
     /// What ended it first.
     pub(crate) cause: Cause,
+    /// What TLS says of a connection that broke.
+    pub(crate) failure: Option<String>,
     /// The status code of the close frame that we sent, if we sent one with a code.
     pub(crate) code: Option<u16>,
 }
@@ -98,12 +100,14 @@ impl fmt::Display for Summary {
             up,
             down,
             cause,
+            failure,
             code,
         } = self;
-        write!(
-            f,
-            "{cause}: {up} bytes from the client, {down} from the target"
-        )?;
+        write!(f, "{cause}")?;
+        if let Some(failure) = failure {
+            write!(f, " (TLS: {failure})")?;
+        }
+        write!(f, ": {up} bytes from the client, {down} from the target")?;
         code.map_or(Ok(()), |code| write!(f, ", close code {code}"))
     }
 }

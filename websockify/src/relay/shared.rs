@@ -4,6 +4,7 @@
 //! task is. What is asked at every turn is a plain load.
 
 use std::future::poll_fn;
+use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::Control as ControlCode;
 
 use super::{CLOSE_LIMIT, Cause, STALL_LIMIT, Summary};
+use crate::tls;
 use crate::websocket::Close;
 use crate::websocket::frame;
 
@@ -65,6 +67,8 @@ struct State {
     control: Vec<u8>,
     /// Set once the session ends.
     ending: Option<Ending>,
+    /// What TLS said of the first error.
+    failure: Option<String>,
 }
 
 /// How a session ends.
@@ -281,6 +285,13 @@ impl Shared {
         .await;
     }
 
+    /// Notes why a connection broke, if TLS knows.
+    pub(super) fn note_failure(&self, error: &io::Error) {
+        if let Some(failure) = tls::explain(error) {
+            self.state().failure.get_or_insert(failure);
+        }
+    }
+
     /// What became of the session.
     pub(super) fn summary(&self) -> Summary {
         let ending = self.ending();
@@ -291,6 +302,7 @@ impl Shared {
             up: self.up_bytes.load(Ordering::Relaxed),
             down: self.down_bytes.load(Ordering::Relaxed),
             cause: ending.map(|ending| ending.cause).unwrap_or_default(),
+            failure: self.state().failure.take(),
             code,
         }
     }

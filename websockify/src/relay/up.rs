@@ -116,7 +116,8 @@ impl<'a> Up<'a> {
                 return Poll::Pending;
             };
             self.turns_in_a_row += 1;
-            if result.is_err() {
+            if let Err(error) = result {
+                self.shared.note_failure(&error);
                 self.shared.lose_client(Cause::ClientLost);
                 return Poll::Ready(Turn::Cut);
             }

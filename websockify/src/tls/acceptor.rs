@@ -19,16 +19,18 @@ use rustls::sign::SingleCertAndKey;
 use rustls::{ServerConfig, SupportedProtocolVersion, version};
 use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::task::spawn_blocking;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{Failure, HANDSHAKE_FAILURE, TlsStream, provider, trust};
-use crate::config::{ClientTrust, TlsConfig, TlsVersion};
+use crate::config::{ClientTrust, Password, TlsConfig, TlsVersion};
 use crate::stream::Plain;
 
 /// What we offer by ALPN (RFC 7301).
 const HTTP: &[u8] = b"http/1.1";
 /// How often it is looked whether a file has changed.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long the client that has come at that moment waits for it.
+const LOOK_PATIENCE: Duration = Duration::from_secs(1);
 /// Bytes of a client's first message that are received at once; as a rule it has some hundred.
 const HELLO: usize = 4096;
 
@@ -47,8 +49,8 @@ struct State {
     seen: Vec<Option<Stamp>>,
     /// When it was last looked.
     looked: Instant,
-    /// Whether somebody reads them right now, which may take long or, from what is no file, for ever.
-    reading: bool,
+    /// Whether somebody looks at the files or reads them right now, which may take long.
+    busy: bool,
 }
 
 /// The settings for a client that offers ALPN with what we have, and for all others, which are served all the same.
@@ -81,7 +83,7 @@ impl Acceptor {
             offers: Offers::load(&config)?,
             seen,
             looked: Instant::now(),
-            reading: false,
+            busy: false,
         });
         Ok(Self { config, state })
     }
@@ -122,18 +124,55 @@ impl Acceptor {
         }
     }
 
-    /// Reads the files again, and says what came of it. It may take as long as decrypting a key takes.
+    /// Reads the files again, and says what came of it. It may take as long as a file system and the decryption of a key take.
     pub(crate) fn reload(&self) {
-        if std::mem::replace(&mut self.state().reading, true) {
-            return tracing::warn!("the certificate is being read already");
+        self.alone(|| self.read_again(stamps(&self.config)));
+    }
+
+    /// What clients are offered now.
+    async fn current(self: &Arc<Self>) -> Offers {
+        if self.is_due() {
+            let this = Arc::clone(self);
+            let look = spawn_blocking(move || this.alone(|| this.look()));
+            // Whoever waits for longer gets what there was.
+            _ = timeout(LOOK_PATIENCE, look).await;
         }
+        self.state().offers.clone()
+    }
+
+    /// Whether it is time to look at the files again.
+    fn is_due(&self) -> bool {
+        let mut state = self.state();
+        let is_due = !state.busy && state.looked.elapsed() >= LOOK_INTERVAL;
+        if is_due {
+            state.looked = Instant::now();
+        }
+        is_due
+    }
+
+    /// Reads the files again if they are others.
+    fn look(&self) {
         let seen = stamps(&self.config);
+        if self.state().seen != seen {
+            self.read_again(seen);
+        }
+    }
+
+    /// Does something with the files unless somebody else does.
+    fn alone(&self, task: impl FnOnce()) {
+        if !std::mem::replace(&mut self.state().busy, true) {
+            task();
+            self.state().busy = false;
+        }
+    }
+
+    /// Reads the files, which were like this right before.
+    fn read_again(&self, seen: Vec<Option<Stamp>>) {
         let name = self.config.identity.certificate.display();
         let loaded = Offers::load(&self.config);
         let mut state = self.state();
         // Also when it is no good: it is not to be tried again before it changes.
         state.seen = seen;
-        state.reading = false;
         match loaded {
             Ok(offers) => {
                 state.offers = offers;
@@ -145,26 +184,6 @@ impl Acceptor {
                 );
             }
         }
-    }
-
-    /// What clients are offered now.
-    async fn current(self: &Arc<Self>) -> Offers {
-        if self.has_changed() {
-            let this = Arc::clone(self);
-            // It panics only if that does, which is logged.
-            _ = spawn_blocking(move || this.reload()).await;
-        }
-        self.state().offers.clone()
-    }
-
-    /// Looks whether a file has changed, unless that was done a moment ago.
-    fn has_changed(&self) -> bool {
-        let mut state = self.state();
-        if state.reading || state.looked.elapsed() < LOOK_INTERVAL {
-            return false;
-        }
-        state.looked = Instant::now();
-        state.seen != stamps(&self.config)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -211,9 +230,14 @@ fn stamps(config: &TlsConfig) -> Vec<Option<Stamp>> {
         ClientTrust::File(file) => Some(file),
         _ => None,
     };
+    let password = match &identity.password {
+        Some(Password::File(file)) => Some(file),
+        _ => None,
+    };
     let files = [
         Some(&identity.certificate),
         identity.key.as_ref(),
+        password,
         authorities,
     ];
     files

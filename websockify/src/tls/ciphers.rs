@@ -24,8 +24,8 @@ struct Suite {
 }
 
 /// Groups that each suite of TLS 1.2 is in.
-const ALL: [&str; 9] = [
-    "ALL", "DEFAULT", "HIGH", "AEAD", "TLSV1.2", "ECDHE", "EECDH", "KECDHE", "KEECDH",
+const ALL: [&str; 10] = [
+    "ALL", "DEFAULT", "HIGH", "AEAD", "TLSV1.2", "ECDHE", "EECDH", "ECDH", "KECDHE", "KEECDH",
 ];
 
 impl Suite {
@@ -37,20 +37,23 @@ impl Suite {
             ("AES_128_GCM", &["AES", "AESGCM", "AES128"]),
             ("AES_256_GCM", &["AES", "AESGCM", "AES256"]),
             ("CHACHA20", &["CHACHA20"]),
-            ("SHA384", &["SHA384"]),
-            ("SHA256", &["SHA256"]),
         ];
         let groups = (parts.iter())
             .filter(|(part, _)| iana.contains(part))
             .flat_map(|(_, groups)| *groups)
             .copied()
             .chain(ALL);
-        // ECDHE-RSA-AES128-GCM-SHA256, ECDHE-RSA-CHACHA20-POLY1305
-        let openssl = (iana.trim_start_matches("TLS_"))
-            .replace("_WITH_", "_")
-            .replace("AES_", "AES")
-            .replace("POLY1305_SHA256", "POLY1305")
-            .replace('_', "-");
+        // ECDHE-RSA-AES128-GCM-SHA256, ECDHE-RSA-CHACHA20-POLY1305. The suites of TLS 1.3 have one name only: without its
+        // beginning it would be that of another one.
+        let openssl = match suite.tls13() {
+            Some(_) => iana.clone(),
+            None => iana
+                .trim_start_matches("TLS_")
+                .replace("_WITH_", "_")
+                .replace("AES_", "AES")
+                .replace("POLY1305_SHA256", "POLY1305")
+                .replace('_', "-"),
+        };
         Self {
             suite,
             groups: groups.collect(),
@@ -84,11 +87,12 @@ impl Ciphers {
         let mut banned: Vec<&Suite> = Vec::new();
         let mut unsupported = Vec::new();
         let words = list.split([':', ',', ' ', ';']);
-        for word in words.filter(|word| !word.is_empty()) {
-            let (sign, name) = match word.as_bytes()[0] {
-                sign @ (b'!' | b'-' | b'+') => (sign, &word[1..]),
-                // How to sort: by strength they are, and a security level that rustls is below has no name there.
-                b'@' => continue,
+        for word in words {
+            // What follows an @ says how to sort, which is by strength anyway, or names a security level that rustls is above.
+            let word = word.split('@').next().unwrap_or_default();
+            let (sign, name) = match word.as_bytes() {
+                [] => continue,
+                [sign @ (b'!' | b'-' | b'+'), ..] => (*sign, &word[1..]),
                 _ => (b' ', word),
             };
             let meant: Vec<_> = all.iter().filter(|suite| suite.is(name)).collect();
@@ -128,7 +132,8 @@ impl Ciphers {
         }
         if !chosen.iter().any(|suite| suite.is_tls13()) {
             let tls13 = all.iter().filter(|suite| suite.is_tls13());
-            chosen.splice(0..0, tls13);
+            let permitted = tls13.filter(|suite| !banned.iter().any(|one| one.iana == suite.iana));
+            chosen.splice(0..0, permitted);
         }
         Ok(Self {
             suites: chosen.iter().map(|suite| suite.suite).collect(),
@@ -201,6 +206,11 @@ mod tests {
         );
         assert_eq!(meant("ALL:-CHACHA20:@STRENGTH").0.len(), 4);
         assert_eq!(meant("!AES128:ALL").0.len(), 4);
+        assert_eq!(meant("ECDH+AESGCM:DH+AESGCM:!aNULL").0.len(), 4);
+        assert_eq!(meant("DEFAULT@SECLEVEL=1").0.len(), 6);
+        // They stand for what authenticates records, which is part of the cipher here.
+        assert_eq!(meant("HIGH:!SHA256:!SHA384").0.len(), 6);
+        assert_eq!(meant("ALL:!TLS_AES_128_GCM_SHA256"), (meant("ALL").0, 2));
         let (moved, _) = meant("ALL:+AES256");
         assert!(
             moved[4].contains("AES256") && moved[5].contains("AES256"),
@@ -212,7 +222,17 @@ mod tests {
     fn what_is_not_supported_is_named_and_nothing_at_all_is_an_error() {
         let ciphers = Ciphers::parse("RC4-SHA:DHE-RSA-AES128-SHA,CHACHA20:!eNULL").unwrap();
         assert_eq!(ciphers.unsupported, ["RC4-SHA", "DHE-RSA-AES128-SHA"]);
-        for list in ["RC4", "", "!ALL", "ALL:!ECDHE", "kRSA", "RSA"] {
+        // Not the suite of TLS 1.3 with nearly that name.
+        for list in [
+            "AES128-GCM-SHA256",
+            "SHA256",
+            "RC4",
+            "",
+            "!ALL",
+            "ALL:!ECDHE",
+            "kRSA",
+            "RSA",
+        ] {
             assert!(Ciphers::parse(list).is_err(), "{list}");
         }
     }

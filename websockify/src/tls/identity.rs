@@ -1,20 +1,29 @@
 //! Certificates and their keys in files.
 
-use std::fs;
+use std::fs::OpenOptions;
+use std::io::{self, ErrorKind, Read};
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
+use nix::poll::{PollFd, PollFlags};
 use pem::Pem;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
 use rustls::sign::{CertifiedKey, SigningKey};
 use x509_cert::certificate::{CertificateInner, Raw};
-use x509_cert::der::{Decode, Encode};
+use x509_cert::der::{self, Decode, Encode};
 
 use super::key::{self, KeyError};
 use crate::config::{IdentityFiles, Password};
 use crate::secret::Secret;
 use crate::sys;
+
+/// Bytes that a file may have; all certificates that a system trusts have a quarter of a million.
+const MAX_FILE: u64 = 16 * 1024 * 1024;
+/// How long nothing may come out of a pipe, in milliseconds.
+const PIPE_LIMIT: u16 = 5000;
 
 impl IdentityFiles {
     /// Reads both.
@@ -35,14 +44,15 @@ impl IdentityFiles {
             bail!("{name} has no private key; {advice}");
         };
         let password = self.password.as_ref().map(Password::read).transpose()?;
+        let is_encrypted = key::is_encrypted(&block);
         let key =
             key::read(block, password.as_ref()).map_err(|error| anyhow!("{name}: {error}"))?;
         let key = (provider.key_provider)
             .load_private_key(key)
-            .map_err(|_| match password {
+            .map_err(|_| match is_encrypted {
                 // What comes out of a wrong password may look complete.
-                Some(_) => KeyError::WrongPassword,
-                None => KeyError::UnknownKind,
+                true => KeyError::WrongPassword,
+                false => KeyError::UnknownKind,
             })
             .map_err(|error| anyhow!("{name}: {error}"))?;
         let Some(position) = chain.iter().position(|one| belongs(one, &*key)) else {
@@ -97,21 +107,49 @@ fn blocks(file: &Path) -> Result<Vec<Pem>> {
     pem::parse_many(text).map_err(|error| anyhow!("{} is damaged: {error}", file.display()))
 }
 
+/// Reads a file, or what comes out of a pipe such as the shell's `<(...)`.
 fn read(file: &Path) -> Result<Vec<u8>> {
-    fs::read(file)
+    let read = || -> io::Result<Vec<u8>> {
+        // What nobody writes to is not waited for.
+        let mut opened = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(file)?;
+        let mut bytes = Vec::new();
+        loop {
+            let most = (MAX_FILE + 1).saturating_sub(bytes.len() as u64);
+            match (&mut opened).take(most).read_to_end(&mut bytes) {
+                Ok(_) if bytes.len() as u64 > MAX_FILE => {
+                    return Err(io::Error::other("it is larger than 16 MiB"));
+                }
+                Ok(_) => return Ok(bytes),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    let mut pipe = [PollFd::new(opened.as_fd(), PollFlags::POLLIN)];
+                    if nix::poll::poll(&mut pipe, PIPE_LIMIT)? == 0 {
+                        return Err(io::Error::other("nothing comes out of it"));
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    };
+    read()
         .map_err(|error| anyhow!(sys::describe(&error)))
         .with_context(|| format!("cannot read {}", file.display()))
 }
 
+/// The parts of a certificate, as far as it keeps to the form at all.
+pub(super) fn parse(certificate: &CertificateDer<'_>) -> der::Result<CertificateInner<Raw>> {
+    CertificateInner::from_der(certificate)
+}
+
 /// Whether a certificate is for this key. One that cannot be read is for none.
 fn belongs(certificate: &CertificateDer<'_>, key: &dyn SigningKey) -> bool {
-    let public = CertificateInner::<Raw>::from_der(certificate)
-        .and_then(|certificate| {
-            certificate
-                .tbs_certificate()
-                .subject_public_key_info()
-                .to_der()
-        })
-        .ok();
-    public.is_some_and(|public| key.public_key().is_some_and(|key| *key == *public))
+    let public = parse(certificate).and_then(|certificate| {
+        certificate
+            .tbs_certificate()
+            .subject_public_key_info()
+            .to_der()
+    });
+    public.is_ok_and(|public| key.public_key().is_some_and(|key| *key == *public))
 }

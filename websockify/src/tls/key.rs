@@ -38,7 +38,9 @@ impl fmt::Display for KeyError {
             Self::UnknownEncryption => {
                 "its key is encrypted in a way that is not supported; convert it: openssl pkcs8 -topk8 -v2 aes-256-cbc -in FILE -out NEW"
             }
-            Self::UnknownKind => "its key is neither RSA nor ECDSA nor Ed25519",
+            Self::UnknownKind => {
+                "its key is not of a kind that is supported: RSA of at least 2048 bits, ECDSA over P-256, P-384 or P-521, Ed25519"
+            }
         })
     }
 }
@@ -46,9 +48,19 @@ impl fmt::Display for KeyError {
 /// The end of the label of every private key.
 const LABEL: &str = "PRIVATE KEY";
 
+/// The label of one in PKCS#8 that is encrypted.
+const ENCRYPTED: &str = "ENCRYPTED PRIVATE KEY";
+/// The header that names the cipher of one in OpenSSL's traditional form.
+const CIPHER: &str = "DEK-Info";
+
 /// Whether a block is a private key of any form.
 pub(super) fn is_key(block: &Pem) -> bool {
     block.tag().ends_with(LABEL)
+}
+
+/// Whether such a block is encrypted.
+pub(super) fn is_encrypted(block: &Pem) -> bool {
+    block.tag() == ENCRYPTED || block.headers().get(CIPHER).is_some()
 }
 
 /// The key that is in such a block.
@@ -57,11 +69,11 @@ pub(super) fn read(
     password: Option<&Secret>,
 ) -> Result<PrivateKeyDer<'static>, KeyError> {
     let password = password.ok_or(KeyError::NoPassword);
-    if block.tag() == "ENCRYPTED PRIVATE KEY" {
+    if block.tag() == ENCRYPTED {
         return decrypt_pkcs8(block.contents(), password?);
     }
     let tag = block.tag().to_owned();
-    let der = match block.headers().get("DEK-Info") {
+    let der = match block.headers().get(CIPHER) {
         Some(info) => decrypt_traditional(info, block.contents(), password?)?,
         None => block.into_contents(),
     };

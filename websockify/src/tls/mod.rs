@@ -26,6 +26,12 @@ pub(crate) use ciphers::Ciphers;
 pub(crate) use connector::Connector;
 pub(crate) use stream::TlsStream;
 
+/// What TLS has to say of an error of reading or writing, if it is the one that has an error.
+pub(crate) fn explain(error: &io::Error) -> Option<String> {
+    let error = error.get_ref()?.downcast_ref::<Error>()?;
+    Some(Failure::Protocol(error.clone()).to_string())
+}
+
 /// What a client is told with which there is nothing to agree on: the fatal alert `handshake_failure` (RFC 8446, section 6).
 pub(crate) const HANDSHAKE_FAILURE: &[u8] = &[0x15, 0x03, 0x01, 0x00, 0x02, 0x02, 0x28];
 
@@ -89,6 +95,22 @@ fn describe(error: &Error, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Error::InvalidCertificate(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
         ) => "its certificate is for another name",
+        Error::InvalidCertificate(CertificateError::Other(_)) => {
+            let details = format!("{error:?}");
+            if details.contains("CaUsedAsEndEntity") {
+                "its certificate has signed itself, and is not among those that are trusted"
+            } else if details.contains("UnsupportedCertVersion") {
+                "its certificate is of X.509 version 1, which is not supported"
+            } else {
+                return write!(f, "{error}");
+            }
+        }
+        Error::AlertReceived(AlertDescription::CertificateRequired) => {
+            "it wants a certificate of ours"
+        }
+        Error::AlertReceived(AlertDescription::HandshakeFailure) => {
+            "it has nothing in common with us, or wants a certificate of ours (handshake failure)"
+        }
         Error::AlertReceived(AlertDescription::UnknownCA) => {
             "it does not trust our certificate (unknown CA)"
         }

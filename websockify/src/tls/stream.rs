@@ -37,6 +37,8 @@ pub(crate) struct TlsStream {
     under_way: usize,
     /// Whether the peer was told the end of our data.
     finished: bool,
+    /// What was wrong with what was received; it is told when everything before it was taken.
+    failure: Option<rustls::Error>,
 }
 
 impl TlsStream {
@@ -50,6 +52,7 @@ impl TlsStream {
             received: Vec::new(),
             under_way: 0,
             finished: false,
+            failure: None,
         }
     }
 
@@ -118,6 +121,9 @@ impl TlsStream {
         cx: &mut Context<'_>,
         out: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<bool>> {
+        if let Some(failure) = &self.failure {
+            return Poll::Ready(Err(io::Error::new(ErrorKind::InvalidData, failure.clone())));
+        }
         // Answers to what was received earlier, such as to a change of keys, go out when they can.
         if self.connection.wants_write() {
             _ = self.poll_send(cx);
@@ -158,12 +164,14 @@ impl TlsStream {
                 }
                 Err(error) => return Err(error),
             }
-            if let Err(error) = self.connection.process_new_packets() {
+            let processed = self.connection.process_new_packets();
+            self.take(out);
+            if let Err(failure) = processed {
+                self.failure = Some(failure);
                 // The peer is told by an alert, if it can be told at once.
                 _ = self.poll_send(cx);
-                return Err(io::Error::new(ErrorKind::InvalidData, error));
+                return Ok(true);
             }
-            self.take(out);
         }
         Ok(true)
     }
@@ -261,7 +269,18 @@ impl AsyncWrite for TlsStream {
         cx: &mut Context<'_>,
         data: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_encrypted(cx, |connection| connection.writer().write_vectored(data))
+        // As many as are not too much together, of a first one that is too much alone a part.
+        let mut length = 0;
+        let fitting = data.iter().take_while(|part| {
+            length += part.len();
+            length <= MAX_WRITE
+        });
+        match fitting.count() {
+            0 => self.poll_write(cx, data.first().map_or(&[], |part| part)),
+            count => self.poll_encrypted(cx, |connection| {
+                connection.writer().write_vectored(&data[..count])
+            }),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -15,8 +15,8 @@ use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore,
     SignatureScheme,
 };
-use x509_cert::Certificate;
-use x509_cert::der::Decode;
+use x509_cert::certificate::{Raw, TbsCertificateInner, Version};
+use x509_cert::ext::pkix::{BasicConstraints, KeyUsage};
 
 use super::identity;
 
@@ -26,8 +26,9 @@ pub(super) fn servers(
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ServerCertVerifier>> {
     let (roots, trusted) = roots(file)?;
-    let inner = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(provider))
-        .build()
+    let inner = (!roots.is_empty())
+        .then(|| WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(provider)).build())
+        .transpose()
         .context("the trusted certificates are no good")?;
     let provider = Arc::clone(provider);
     Ok(Arc::new(OrTrusted {
@@ -43,8 +44,9 @@ pub(super) fn clients(
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ClientCertVerifier>> {
     let (roots, trusted) = roots(file)?;
-    let inner = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider))
-        .build()
+    let inner = (!roots.is_empty())
+        .then(|| WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider)).build())
+        .transpose()
         .context("the trusted certificates are no good")?;
     let provider = Arc::clone(provider);
     Ok(Arc::new(OrTrusted {
@@ -60,8 +62,9 @@ pub(super) fn anybody(provider: &Arc<CryptoProvider>) -> Arc<dyn ServerCertVerif
     Arc::new(Anybody { provider })
 }
 
-/// The certificates of a file, or of the system (`SSL_CERT_FILE` and `SSL_CERT_DIR` are respected): as roots, and those of the file as
-/// they are.
+/// The certificates of a file, or of the system (`SSL_CERT_FILE` and `SSL_CERT_DIR` are respected): the authorities among them, and
+/// those of the file as they are. What is no authority's has signed nobody who is to be trusted (RFC 5280, section 4.2.1.9), and
+/// webpki does not look at that.
 fn roots(file: Option<&Path>) -> Result<(Arc<RootCertStore>, Vec<CertificateDer<'static>>)> {
     let mut roots = RootCertStore::empty();
     let Some(file) = file else {
@@ -78,11 +81,24 @@ fn roots(file: Option<&Path>) -> Result<(Arc<RootCertStore>, Vec<CertificateDer<
     };
     let certificates = identity::certificates(file)?;
     for certificate in &certificates {
-        roots
-            .add(certificate.clone())
-            .with_context(|| format!("{} has a certificate that is no good", file.display()))?;
+        let no_good = || format!("{} has a certificate that is no good", file.display());
+        let parsed = identity::parse(certificate).with_context(no_good)?;
+        if is_authority(parsed.tbs_certificate()) {
+            roots.add(certificate.clone()).with_context(no_good)?;
+        }
     }
     Ok((Arc::new(roots), certificates))
+}
+
+/// Whether a certificate may sign others. Those of version 1 cannot say so.
+fn is_authority(certificate: &TbsCertificateInner<Raw>) -> bool {
+    if certificate.version() == Version::V1 {
+        return true;
+    }
+    let constraints = certificate.get_extension::<BasicConstraints>();
+    let usage = certificate.get_extension::<KeyUsage>();
+    matches!(constraints, Ok(Some((_, constraints))) if constraints.ca)
+        && !matches!(usage, Ok(Some((_, usage))) if !usage.key_cert_sign())
 }
 
 /// The part of every verifier that is about signatures, and not about whom to believe.
@@ -119,7 +135,8 @@ macro_rules! verifies_signatures {
 /// not, since it takes it for an authority's.
 #[derive(Debug)]
 struct OrTrusted<V> {
-    inner: V,
+    /// There is none when there are no authorities.
+    inner: Option<V>,
     trusted: Vec<CertificateDer<'static>>,
     provider: Arc<CryptoProvider>,
 }
@@ -130,8 +147,7 @@ impl<V> OrTrusted<V> {
         if !self.trusted.iter().any(|trusted| trusted == certificate) {
             return Ok(false);
         }
-        let parsed =
-            Certificate::from_der(certificate).map_err(|_| CertificateError::BadEncoding)?;
+        let parsed = identity::parse(certificate).map_err(|_| CertificateError::BadEncoding)?;
         let validity = parsed.tbs_certificate().validity();
         let now = Duration::from_secs(now.as_secs());
         if now < validity.not_before.to_unix_duration() {
@@ -157,8 +173,8 @@ impl ServerCertVerifier for OrTrusted<Arc<WebPkiServerVerifier>> {
             verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
             return Ok(ServerCertVerified::assertion());
         }
-        self.inner
-            .verify_server_cert(certificate, intermediates, name, ocsp_response, now)
+        let inner = self.inner.as_ref().ok_or(CertificateError::UnknownIssuer)?;
+        inner.verify_server_cert(certificate, intermediates, name, ocsp_response, now)
     }
 
     verifies_signatures!();
@@ -166,7 +182,9 @@ impl ServerCertVerifier for OrTrusted<Arc<WebPkiServerVerifier>> {
 
 impl ClientCertVerifier for OrTrusted<Arc<dyn ClientCertVerifier>> {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.inner.root_hint_subjects()
+        self.inner
+            .as_ref()
+            .map_or(&[], |inner| inner.root_hint_subjects())
     }
 
     fn verify_client_cert(
@@ -178,8 +196,8 @@ impl ClientCertVerifier for OrTrusted<Arc<dyn ClientCertVerifier>> {
         if self.trusts(certificate, now)? {
             return Ok(ClientCertVerified::assertion());
         }
-        self.inner
-            .verify_client_cert(certificate, intermediates, now)
+        let inner = self.inner.as_ref().ok_or(CertificateError::UnknownIssuer)?;
+        inner.verify_client_cert(certificate, intermediates, now)
     }
 
     verifies_signatures!();
