@@ -136,6 +136,13 @@ fn options_stand_anywhere_in_any_form() {
         &["127.0.0.1:0", "-v6", &address],
         &["127.0.0.1:0", &address, "--verb", "--heart=30", "--"],
         &[
+            "127.0.0.1:0",
+            &address,
+            "--key-pass",
+            "x",
+            "--ssl-ver=default",
+        ],
+        &[
             "--auto-pong",
             "--libserver",
             "--wrap-mode=respawn",

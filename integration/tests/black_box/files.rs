@@ -151,6 +151,13 @@ fn conditions_and_ranges_are_respected() {
         is("200", "hello")
     );
     assert_eq!(status(&["If-Range: \"other\""]), is("200", "hello"));
+    // What is no single part of it is as if it had not been asked for.
+    for range in ["bytes=-9", "bytes=3-1", "items=0-1", "bytes=0-0,2-3"] {
+        let answer = status(&[&format!("Range: {range}")]);
+        assert_eq!(answer, is("200", "hello"), "{range}");
+    }
+    let head = request("HEAD", "/a.txt", &["Range: bytes=0-0"]);
+    assert_eq!(Client::ask(site.server.address(), &head).status(), "200");
 }
 
 #[test]
@@ -578,4 +585,40 @@ fn a_download_that_is_broken_off_leaves_nothing_open() {
     wait_until("the files to be closed", || {
         (site.server.descriptors() <= before).then_some(())
     });
+}
+
+#[test]
+fn odd_things_beside_a_file_and_odd_dates_do_not_keep_it_from_being_served() {
+    let site = Site::new(&[]);
+    nix::unistd::mkfifo(&site.path("a.txt.gz"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    fs::create_dir(site.path("a.txt.br")).unwrap();
+    let (client, body) = site.get("/a.txt", &["Accept-Encoding: gzip, br"]);
+    assert_eq!((client.status(), &body[..]), ("200", &b"hello"[..]));
+    let page = fs::File::options().write(true).open(site.path("page.html"));
+    let day = std::time::Duration::from_secs(24 * 3600);
+    page.unwrap()
+        .set_modified(std::time::UNIX_EPOCH - day)
+        .unwrap();
+    assert_eq!(site.get("/page.html", &[]).1, b"<p>");
+}
+
+#[test]
+fn a_download_is_finished_when_the_server_takes_no_more() {
+    let site = Site::new(&["--timeout", "1"]);
+    let big = pattern(40 << 20);
+    fs::write(site.path("big"), &big).unwrap();
+    let mut idle = Client::ask(site.server.address(), &request("GET", "/a.txt", &[]));
+    let mut client = Client::ask(site.server.address(), &request("GET", "/big", &[]));
+    let Site {
+        mut server,
+        scratch,
+        ..
+    } = site;
+    server.wait_for_line("listener exit due to --timeout");
+    // Who has nothing under way is let go first.
+    assert_eq!(idle.read_rest(), b"hello");
+    assert!(client.read_body() == big);
+    client.expect_end();
+    assert_eq!(server.wait().code(), Some(0));
+    drop(scratch);
 }

@@ -428,6 +428,11 @@ fn only_clients_with_a_trusted_certificate_are_let_in() {
             "signed by nobody who is trusted",
         ),
         (showing(&far), "signed by nobody who is trusted"),
+        // Whoever is trusted is not trusted to vouch for others.
+        (
+            showing(&certificates.host("vouched", FAST, Some(&itself))),
+            "signed by nobody who is trusted",
+        ),
         (
             showing(&certificates.expired("expired", &root)),
             "has expired",
@@ -862,4 +867,70 @@ fn a_web_page_and_a_session_come_by_tls_and_by_a_unix_socket_too() {
         "{answer}"
     );
     client.wait().unwrap();
+}
+
+#[test]
+fn a_pipe_in_the_place_of_the_certificate_keeps_nobody_waiting() {
+    let mut secured = Secured::new(&[]);
+    secured.server.wait_for_line("proxying from");
+    let certificate = &secured.identity.certificate;
+    std::fs::remove_file(certificate).unwrap();
+    nix::unistd::mkfifo(certificate, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    secured.server.signal(Signal::SIGHUP);
+    secured
+        .server
+        .wait_for_line("the certificate stays what it was");
+    for _ in 0..5 {
+        secured.check(secured.connect());
+    }
+}
+
+#[test]
+fn a_key_and_its_password_are_replaced_one_after_the_other() {
+    let certificates = Certificates::new();
+    let target = Target::new();
+    let address = target.address().to_string();
+    let [first, second] = ["first", "second"].map(|name| {
+        let host = certificates.host(name, FAST, None);
+        let key = certificates.path(&format!("{name}.encrypted"));
+        let (password, from) = (format!("pass:{name}"), text(&host.key));
+        openssl(&[
+            "ec",
+            "-aes256",
+            "-passout",
+            &password,
+            "-in",
+            from,
+            "-out",
+            text(&key),
+        ]);
+        let both = certificates.join(&format!("{name}.pem"), &[&host.certificate, &key]);
+        (both, ClientTls::trusting(&host.certificate))
+    });
+    let current = certificates.join("current.pem", &[&first.0]);
+    let password = certificates.write("password", b"first\n");
+    let files = [
+        "--cert",
+        text(&current),
+        "--key-password-file",
+        text(&password),
+    ];
+    let mut server = Server::with(&[&files[..], &[&address]].concat());
+    server.wait_for_line("proxying from");
+    certificates.join("current.pem", &[&second.0]);
+    server.signal(Signal::SIGHUP);
+    server.wait_for_line("the password is not the one");
+    assert!(Client::tls(server.address(), &second.1).is_err());
+    certificates.write("password", b"second\n");
+    let attempt = || Client::tls(server.address(), &second.1).ok();
+    wait_until("the new certificate", attempt);
+}
+
+#[test]
+fn the_wrapped_program_does_not_learn_the_password() {
+    let mut command = Command::new(integration::executable());
+    let program = ["sh", "-c", "exit ${WEBSOCKIFY_KEY_PASSWORD:-7}"];
+    command.args(["127.0.0.1:0", "--"]).args(program);
+    command.env("WEBSOCKIFY_KEY_PASSWORD", "8");
+    assert_eq!(Server::with_command(command).wait().code(), Some(7));
 }

@@ -68,6 +68,9 @@ fn a_target_is_believed_by_its_authority_or_its_own_certificate_or_at_all() {
         let credulous = bridge(&target, &["--target-insecure"]);
         assert_eq!(shown(&credulous, &target, &identity), Some(1000), "{why}");
     }
+    // Whoever is trusted is not trusted to vouch for others.
+    let vouched = certificates.host("vouched", FAST, Some(&itself));
+    assert_eq!(shown(&server, &target, &vouched), Some(1011));
     // An authority that is its own host, as `openssl req -x509` makes it.
     let naive = certificates.naive("naive");
     let server = bridge(&target, &["--target-cafile", text(&naive.certificate)]);
@@ -176,4 +179,48 @@ fn unix_and_wrapped_targets_are_believed_as_localhost() {
     let mut client = Client::connect(server.address());
     client.send_binary(b"through a wrapped program");
     assert_eq!(client.read_binary(25), b"through a wrapped program");
+}
+
+#[test]
+fn what_came_before_an_error_reaches_the_client_and_the_error_is_told() {
+    let certificates = Certificates::new();
+    let identity = certificates.host("target", FAST, None);
+    let target = Target::new();
+    let mut server = bridge(&target, &["--target-insecure"]);
+    for length in [1_000, 30_000, 100_000] {
+        let mut client = Client::connect(server.address());
+        let mut peer = accept_tls(target.accept(), &identity);
+        while peer.conn.is_handshaking() {
+            peer.conn.complete_io(&mut peer.sock).unwrap();
+        }
+        peer.conn.set_buffer_limit(None);
+        peer.conn.writer().write_all(&pattern(length)).unwrap();
+        let mut records = Vec::new();
+        while peer.conn.wants_write() {
+            peer.conn.write_tls(&mut records).unwrap();
+        }
+        records.extend(b"\x17\x03\x03\x00\x20This looks like a record, no more");
+        peer.sock.write_all(&records).unwrap();
+        let (bytes, code, _) = client.read_to_close();
+        assert!(bytes == pattern(length), "{} of {length}", bytes.len());
+        assert_eq!(code, Some(1011));
+        server.wait_for_line("Target connection lost (TLS: ");
+    }
+}
+
+#[test]
+fn a_target_that_wants_a_certificate_of_ours_is_said_to() {
+    let certificates = Certificates::new();
+    let identity = certificates.host("target", FAST, None);
+    let both = certificates.join("both.pem", &[&identity.certificate, &identity.key]);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let file = text(&both);
+    let options = format!("OPENSSL-LISTEN:{port},cert={file},cafile={file},verify=1,fork");
+    let program = ["--", "socat", &options, "EXEC:cat"];
+    let trust = ["--ssl-target", "--target-insecure"];
+    let mut server = Server::on(listener, &[&trust[..], &program].concat());
+    let mut client = Client::connect(server.address());
+    assert_eq!(client.read_to_close().1, Some(1011));
+    server.wait_for_line("it wants a certificate of ours");
 }

@@ -152,6 +152,10 @@ impl AsyncWrite for Watched {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixStream;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -166,5 +170,20 @@ mod tests {
         };
         tokio::join!(steps, activity.expired());
         assert_eq!(start.elapsed(), Duration::from_secs(9 + 29 + 29 + 30));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_reads_slowly_has_not_expired() {
+        let (ours, mut client) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        while (&ours).write(&[0; 4096]).is_ok() {}
+        let start = Instant::now();
+        let activity = Activity::new(ours.as_raw_fd(), start + Duration::from_secs(10));
+        activity.unflushed.store(true, Ordering::Relaxed);
+        activity.look_at_unsent();
+        client.read_exact(&mut [0; 8192]).unwrap();
+        // It takes nothing more.
+        activity.expired().await;
+        assert_eq!(start.elapsed(), Duration::from_secs(10 + 30));
     }
 }

@@ -22,6 +22,7 @@ use super::super::redirect::Rule;
 use super::super::seccomp::Filter;
 use super::super::{preload, proc};
 use super::Event;
+use crate::config::KEY_PASSWORD_VARIABLE;
 
 /// The guard's name in `ps`, instead of ours.
 const NAME: &str = "wrap-guard";
@@ -153,6 +154,7 @@ impl Guard {
             .ok_or(io::Error::from_raw_os_error(libc::EINVAL))?;
         let mut order = Command::new(program);
         order.args(arguments).process_group(0);
+        order.env_remove(KEY_PASSWORD_VARIABLE);
         if let Some(rule) = self.rule {
             order.envs(preload::variables(rule, shim));
         }
