@@ -7,6 +7,9 @@ use clap::{CommandFactory, Parser};
 use websockify::cli::Args;
 use websockify::config::{Config, UsageError};
 
+#[global_allocator]
+static ALLOCATOR: websockify::memory::Allocator = websockify::memory::Allocator;
+
 fn main() -> ExitCode {
     let config = match Config::try_from(Args::parse()) {
         Ok(config) => config,
