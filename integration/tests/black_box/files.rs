@@ -10,7 +10,7 @@ use integration::{Client, Handshake, Scratch, Server, Target, frame, hash, patte
 /// A web directory, `web` in a directory of the test's own, with something secret beside it.
 struct Site {
     scratch: Scratch,
-    _target: Target,
+    target: Target,
     server: Server,
 }
 
@@ -42,7 +42,7 @@ impl Site {
             Server::with(&[&["--web", web.to_str().unwrap()], options, &[&address]].concat());
         Self {
             scratch,
-            _target: target,
+            target,
             server,
         }
     }
@@ -404,7 +404,7 @@ fn requests_follow_each_other_on_one_connection_and_an_upgrade_follows_them() {
     }
     client.read_head();
     assert_eq!(client.status(), "101", "{}", client.response);
-    let mut peer = site._target.accept();
+    let mut peer = site.target.accept();
     let mut early = [0; 5];
     peer.read_exact(&mut early).unwrap();
     assert_eq!(&early, b"early");
@@ -604,7 +604,7 @@ fn odd_things_beside_a_file_and_odd_dates_do_not_keep_it_from_being_served() {
 
 #[test]
 fn a_download_is_finished_when_the_server_takes_no_more() {
-    let site = Site::new(&["--timeout", "1"]);
+    let site = Site::new(&["--run-once"]);
     let big = pattern(40 << 20);
     fs::write(site.path("big"), &big).unwrap();
     let mut idle = Client::ask(site.server.address(), &request("GET", "/a.txt", &[]));
@@ -612,9 +612,11 @@ fn a_download_is_finished_when_the_server_takes_no_more() {
     let Site {
         mut server,
         scratch,
-        ..
+        target,
     } = site;
-    server.wait_for_line("listener exit due to --timeout");
+    let session = Client::connect(server.address());
+    drop((target.accept(), session));
+    server.wait_for_line("exiting due to --run-once");
     // Who has nothing under way is let go first.
     assert_eq!(idle.read_rest(), b"hello");
     assert!(client.read_body() == big);
