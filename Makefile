@@ -112,7 +112,7 @@ run-packages:
 	$(call need,$(RUN_PACKAGES))
 
 test-packages:
-	$(call need,$(TEST_PACKAGES))
+	$(call need,$(sort $(TEST_PACKAGES)))
 
 web-test-packages:
 	$(call need,$(WEB_TEST_PACKAGES))
