@@ -12,7 +12,9 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
+use nix::libc::STDERR_FILENO;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::socket::{MsgFlags, send};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::Layer;
@@ -68,9 +70,11 @@ static OWN_STDERR: LazyLock<Option<File>> = LazyLock::new(|| {
         .flatten()
 });
 
-/// Whether stderr is a file, which is always ready to be written to.
-static IS_FILE: LazyLock<bool> =
-    LazyLock::new(|| std::fs::metadata("/proc/self/fd/2").is_ok_and(|metadata| metadata.is_file()));
+/// Whether stderr is a socket, of which each write can be told not to block.
+static IS_SOCKET: LazyLock<bool> = LazyLock::new(|| {
+    let kind = std::fs::metadata("/proc/self/fd/2").map(|metadata| metadata.file_type());
+    kind.is_ok_and(|kind| kind.is_socket())
+});
 
 /// Writes a mark for [`crate::config::SessionConfig::traffic`] to stderr.
 pub(crate) fn mark(mark: &str) {
@@ -137,12 +141,27 @@ fn write_lines(lines: &str, count: usize) {
 /// Writes to stderr as far as that does not block; what is left of a text that was begun goes into `rest`, and comes before the
 /// next one. Returns whether the text was begun; a stderr that is closed takes everything.
 fn write(rest: &mut Vec<u8>, text: &str) -> bool {
-    let Some(mut stderr) = OWN_STDERR.as_ref() else {
-        return write_to_other(text);
+    let own = OWN_STDERR.as_ref();
+    if own.is_none() && !*IS_SOCKET {
+        // A file is always ready; of what could not be opened once more it is not known how much it takes.
+        let stderr = std::io::stderr();
+        let mut poll = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+        let ready = nix::poll::poll(&mut poll, PollTimeout::ZERO) != Ok(0);
+        if ready {
+            _ = stderr.lock().write_all(text.as_bytes());
+        }
+        return ready;
+    }
+    let put = |bytes: &[u8]| match own {
+        Some(mut stderr) => stderr.write(bytes),
+        None => {
+            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+            Ok(send(STDERR_FILENO, bytes, flags)?)
+        }
     };
     let taken = rest.len();
     rest.extend_from_slice(text.as_bytes());
-    match stderr.write(rest) {
+    match put(rest) {
         Ok(written) if written >= taken => {
             rest.drain(..written);
             true
@@ -161,17 +180,6 @@ fn write(rest: &mut Vec<u8>, text: &str) -> bool {
             true
         }
     }
-}
-
-/// The same for a stderr that is a file or a socket.
-fn write_to_other(text: &str) -> bool {
-    let stderr = std::io::stderr();
-    let mut poll = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
-    let ready = *IS_FILE || nix::poll::poll(&mut poll, PollTimeout::ZERO) != Ok(0);
-    if ready {
-        _ = stderr.lock().write_all(text.as_bytes());
-    }
-    ready
 }
 
 /// The layer behind [`init`].

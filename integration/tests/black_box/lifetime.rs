@@ -1,11 +1,15 @@
 //! How the server itself ends, and what it leaves behind: nothing.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::Command;
 use std::time::Instant;
 
 use integration::{Client, Handshake, Server, Target, frame, pattern, session, wait_until};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 #[test]
 fn a_stop_tells_every_client_and_frees_the_port() {
@@ -209,4 +213,33 @@ fn a_closed_stderr_hurts_nobody() {
         client.send_close(1000);
         assert_eq!(client.read_frame().close().0, Some(1000));
     }
+}
+
+#[test]
+fn a_socket_for_stderr_loses_no_line_while_it_has_room() {
+    let target = Target::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (mut log, stderr) = UnixStream::pair().unwrap();
+    let mut server = Command::new(integration::executable())
+        .args(["--inetd", &target.address().to_string()])
+        .stdin(OwnedFd::from(listener))
+        .stderr(OwnedFd::from(stderr))
+        .spawn()
+        .unwrap();
+    for _ in 0..80 {
+        let mut client = Client::connect(address);
+        client.send_close(1000);
+        assert_eq!(client.read_frame().close().0, Some(1000));
+    }
+    kill(Pid::from_raw(server.id().cast_signed()), Signal::SIGTERM).unwrap();
+    server.wait().unwrap();
+    let mut text = String::new();
+    log.read_to_string(&mut text).unwrap();
+    let connections = text.matches("WebSocket connection").count();
+    assert_eq!(
+        (connections, text.ends_with("In exit\n")),
+        (80, true),
+        "{text}"
+    );
 }
