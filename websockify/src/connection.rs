@@ -12,7 +12,7 @@ use bytes::Bytes;
 use hyper::header::HeaderMap;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::config::{Door, SessionConfig};
 use crate::http::{self, Closed, Session, Site};
@@ -55,14 +55,8 @@ pub(crate) async fn handle(
     handling: &Handling,
     admit: impl Fn() -> bool,
 ) -> bool {
-    let mut phase = handling.phase.clone();
     // Boxed, as are the next steps, so that a session does not carry the room for them along.
-    let until_session = Box::pin(become_session(socket, peer, handling, admit));
-    let upgraded = tokio::select! {
-        biased;
-        upgraded = until_session => upgraded,
-        _ = phase.wait_for(|&phase| phase == Phase::Stopping) => None,
-    };
+    let upgraded = Box::pin(become_session(socket, peer, handling, admit)).await;
     let Some(upgraded) = upgraded else {
         return false;
     };
@@ -70,10 +64,15 @@ pub(crate) async fn handle(
     true
 }
 
+/// Waits until the server is stopped.
+async fn stopping(mut phase: watch::Receiver<Phase>) {
+    _ = phase.wait_for(|&phase| phase == Phase::Stopping).await;
+}
+
 /// Waits until what is no session yet need not become one any more, and has had the time to be told so.
 async fn last_answers(mut phase: watch::Receiver<Phase>) {
     _ = phase.wait_for(|&phase| phase > Phase::Serving).await;
-    sleep(LAST_ANSWERS).await;
+    _ = timeout(LAST_ANSWERS, stopping(phase)).await;
 }
 
 /// A connection that has become a session.
@@ -141,7 +140,12 @@ async fn become_session(
                 }
             }
             _ => {
-                answer_other(&mut Stream::Plain(socket), peer, protocol).await;
+                let mut stream = Stream::Plain(socket);
+                let answer = Box::pin(answer_other(&mut stream, peer, protocol));
+                tokio::select! {
+                    () = answer => {}
+                    () = last() => {}
+                }
                 return None;
             }
         },
@@ -151,18 +155,23 @@ async fn become_session(
             return None;
         }
     };
-    let mut ended = Box::pin(http::serve(stream, peer, deadline, site, last(), judge)).await;
-    match ended.session {
-        Some(session) => Some(Upgraded {
-            stream: ended.stream,
-            early: ended.early,
-            session,
-        }),
-        None => {
+    let serve = Box::pin(async {
+        let mut ended = http::serve(stream, peer, deadline, site, last(), judge).await;
+        if ended.session.is_none() {
             relay::farewell(&mut ended.stream, b"").await;
-            None
         }
-    }
+        ended
+    });
+    let ended = tokio::select! {
+        biased;
+        ended = serve => ended,
+        () = stopping(handling.phase.clone()) => return None,
+    };
+    ended.session.map(|session| Upgraded {
+        stream: ended.stream,
+        early: ended.early,
+        session,
+    })
 }
 
 /// Makes TLS of a client's connection, if it does its part until the deadline.

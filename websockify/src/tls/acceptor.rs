@@ -8,7 +8,7 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -39,6 +39,8 @@ const HELLO: usize = 4096;
 pub(crate) struct Acceptor {
     config: TlsConfig,
     state: Mutex<State>,
+    /// Held by whoever looks at the files or reads them, which may take as long as a file system and the decryption of a key take.
+    files: Mutex<()>,
 }
 
 /// What changes when files do.
@@ -49,8 +51,6 @@ struct State {
     seen: Vec<Option<Stamp>>,
     /// When it was last looked.
     looked: Instant,
-    /// Whether somebody looks at the files or reads them right now, which may take long.
-    busy: bool,
 }
 
 /// The settings for a client that offers ALPN with what we have, and for all others, which are served all the same.
@@ -83,9 +83,12 @@ impl Acceptor {
             offers: Offers::load(&config)?,
             seen,
             looked: Instant::now(),
-            busy: false,
         });
-        Ok(Self { config, state })
+        Ok(Self {
+            config,
+            state,
+            files: Mutex::default(),
+        })
     }
 
     /// Whether clients may also do without TLS.
@@ -124,16 +127,17 @@ impl Acceptor {
         }
     }
 
-    /// Reads the files again, and says what came of it. It may take as long as a file system and the decryption of a key take.
+    /// Reads the files again, and says what came of it.
     pub(crate) fn reload(&self) {
-        self.alone(|| self.read_again(stamps(&self.config)));
+        let _files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        self.read_again(stamps(&self.config));
     }
 
     /// What clients are offered now.
     async fn current(self: &Arc<Self>) -> Offers {
         if self.is_due() {
             let this = Arc::clone(self);
-            let look = spawn_blocking(move || this.alone(|| this.look()));
+            let look = spawn_blocking(move || this.look());
             // Whoever waits for longer gets what there was.
             _ = timeout(LOOK_PATIENCE, look).await;
         }
@@ -143,26 +147,23 @@ impl Acceptor {
     /// Whether it is time to look at the files again.
     fn is_due(&self) -> bool {
         let mut state = self.state();
-        let is_due = !state.busy && state.looked.elapsed() >= LOOK_INTERVAL;
+        let is_due = state.looked.elapsed() >= LOOK_INTERVAL;
         if is_due {
             state.looked = Instant::now();
         }
         is_due
     }
 
-    /// Reads the files again if they are others.
+    /// Reads the files again if they are others, unless somebody does so anyway.
     fn look(&self) {
+        let _files = match self.files.try_lock() {
+            Ok(files) => files,
+            Err(TryLockError::Poisoned(files)) => files.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
         let seen = stamps(&self.config);
         if self.state().seen != seen {
             self.read_again(seen);
-        }
-    }
-
-    /// Does something with the files unless somebody else does.
-    fn alone(&self, task: impl FnOnce()) {
-        if !std::mem::replace(&mut self.state().busy, true) {
-            task();
-            self.state().busy = false;
         }
     }
 
