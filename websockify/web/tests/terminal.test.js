@@ -70,9 +70,11 @@ describe('a session with telnetd', { concurrency: true }, () => {
         const page = await connected(t, server);
         for (let session = 0; session < 2; session++) {
             await shows(page, /ready>$/);
-            await page.keyboard.type('echo se"ss"ion; exit\n');
-            assert.equal(await state(page, 'closed'), 'Closed (1000): Target closed');
+            // One after the other: telnetd forgets what it has not sent yet when the shell ends.
+            await page.keyboard.type('echo se"ss"ion\n');
             await shows(page, /^session$/m);
+            await page.keyboard.type('exit\n');
+            assert.equal(await state(page, 'closed'), 'Closed (1000): Target closed');
             assert.ok(await page.isEnabled('input[name=host]'));
             // The focus is where the only sensible key is.
             await page.keyboard.press('Enter');
