@@ -136,7 +136,12 @@ impl TlsStream {
             // At least a record, and its plaintext is no longer than it.
             let most = out.remaining().clamp(CHUNK / 4, CHUNK);
             let mut received = ReadBuf::new(&mut buffer[..most]);
-            ready!(Pin::new(&mut self.socket).poll_read(cx, &mut received))?;
+            let read = Pin::new(&mut self.socket).poll_read(cx, &mut received)?;
+            if read.is_pending() {
+                // Before it reads, rustls gives up the room that it has made for whole records, unless part of one is there.
+                _ = self.connection.read_tls(&mut NothingYet);
+                return Poll::Pending;
+            }
             if received.filled().is_empty() {
                 // Lets rustls know that this is the end.
                 _ = self.connection.read_tls(&mut io::empty());
@@ -204,6 +209,15 @@ impl TlsStream {
         }
         ready!(self.poll_send(cx))?;
         Poll::Ready(Ok(mem::take(&mut self.under_way)))
+    }
+}
+
+/// A connection on which nothing is to be read now.
+struct NothingYet;
+
+impl Read for NothingYet {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Err(ErrorKind::WouldBlock.into())
     }
 }
 
