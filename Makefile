@@ -5,7 +5,7 @@
 #   make test-web     only those of the pages, in Chromium
 #   make check        format, lints, documentation, tests
 #   make compliance   the compatibility tests against the Python original
-#   make bench        speed, size and scale beside other relays; make bench-quick takes 3 minutes
+#   make bench        speed, size and scale beside other relays; make bench-quick takes 4 minutes
 #   make screenshots  the pictures of the README
 #   make install      the release build and the pages, to $(PREFIX)
 
