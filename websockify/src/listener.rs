@@ -116,6 +116,7 @@ impl Bound {
     /// Attaches it to the runtime that this is called in.
     pub(crate) fn into_listener(self) -> io::Result<Listener> {
         Ok(Listener {
+            is_inherited: self.name == INETD,
             socket: sys::watch_for_input(self.socket)?,
             _file: self.file,
         })
@@ -130,6 +131,8 @@ const INETD: &str = "inetd";
 pub(crate) struct Listener {
     socket: AsyncFd<OwnedFd>,
     _file: Option<SocketFile>,
+    /// Whether others have listened on it before us: what waits to be accepted may not have taken after it as we have set it up.
+    is_inherited: bool,
 }
 
 /// A connection that no runtime watches yet.
@@ -157,10 +160,13 @@ impl Listener {
         let accept = |listener: &OwnedFd| sys::accept(listener.as_fd());
         let (socket, address) = self.socket.async_io(Interest::READABLE, accept).await?;
         Ok(match ip_address(&address) {
-            Some(address) => (
-                Socket::Tcp(socket.into()),
-                Peer::Ip(address.ip().to_canonical()),
-            ),
+            Some(address) => {
+                if self.is_inherited {
+                    sys::tune_tcp(socket.as_fd());
+                }
+                let peer = Peer::Ip(address.ip().to_canonical());
+                (Socket::Tcp(socket.into()), peer)
+            }
             None => (Socket::Unix(socket.into()), Peer::Unix),
         })
     }
@@ -365,10 +371,7 @@ fn inherit() -> Result<Bound> {
         bail!("{ADVICE}; standard input is something else");
     }
     let address = match tcp_address(&stdin)? {
-        Some(address) => {
-            sys::tune_tcp(stdin.as_fd());
-            Address::Tcp(address)
-        }
+        Some(address) => Address::Tcp(address),
         None => {
             let name: UnixAddr = socket::getsockname(stdin.as_raw_fd()).context(ADVICE)?;
             Address::Unix(name.path().map(Path::to_owned).unwrap_or_default())
