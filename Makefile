@@ -31,7 +31,7 @@ TEST_PACKAGES := telnetd-ssl tigervnc-standalone-server tigervnc-tools redis-ser
 BENCH_PACKAGES := haproxy nginx-light openssl socat python3 python3-venv
 COMPLIANCE := target/compliance
 # Most tests wait for something most of the time.
-export RUST_TEST_THREADS ?= 6
+export RUST_TEST_THREADS ?= 8
 BENCH := target/bench
 
 .PHONY: run test test-web check compliance bench bench-quick screenshots install uninstall clean \

@@ -204,6 +204,7 @@ fn what_came_before_an_error_reaches_the_client_and_the_error_is_told() {
         let (bytes, code, _) = client.read_to_close();
         assert!(bytes == pattern(length), "{} of {length}", bytes.len());
         assert_eq!(code, Some(1011));
+        client.send_close(1011);
         server.wait_for_line("Target connection lost (TLS: ");
     }
 }
