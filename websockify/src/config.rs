@@ -35,7 +35,7 @@ pub struct Config {
     /// TLS with clients, if there is a certificate.
     pub tls: Option<TlsConfig>,
     /// TLS with the target, if it is wanted.
-    pub target_tls: Option<TargetTrust>,
+    pub target_tls: Option<Trust>,
     /// What is to be said of options that do less than their user may think.
     pub warnings: Vec<String>,
     /// Whether to say more.
@@ -118,7 +118,7 @@ pub struct TlsConfig {
     /// The ciphers, the preferred ones first.
     pub ciphers: Ciphers,
     /// What clients are to show.
-    pub clients: ClientTrust,
+    pub clients: Trust,
     /// Whether clients without TLS are refused.
     pub only: bool,
 }
@@ -152,25 +152,14 @@ pub enum TlsVersion {
     Tls13,
 }
 
-/// Which clients are let in.
+/// Which peers are believed that they are who they say.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ClientTrust {
-    /// All of them.
+pub enum Trust {
+    /// All of them; a client need not even show a certificate.
     Anybody,
     /// Those with a certificate that the system trusts.
     System,
-    /// Those with a certificate that one in this file has signed, or that is in it.
-    File(PathBuf),
-}
-
-/// Which targets are believed that they are who they say.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TargetTrust {
-    /// All of them.
-    Anybody,
-    /// Those with a certificate that the system trusts.
-    System,
-    /// Those with a certificate that one in this file has signed, or that is in it.
+    /// Those with a certificate that an authority in this file has signed, or that is in it.
     File(PathBuf),
 }
 
@@ -260,6 +249,9 @@ impl TryFrom<Args> for Config {
     type Error = UsageError;
 
     fn try_from(args: Args) -> Result<Self, UsageError> {
+        let mut warnings = Vec::new();
+        let tls = tls(&args, &mut warnings)?;
+        let target_tls = target_trust(&args)?;
         let mut addresses = args.addresses.iter();
         let listen = match (args.unix_listen, args.inetd) {
             (Some(_), true) => {
@@ -357,89 +349,6 @@ impl TryFrom<Args> for Config {
             headers: args.web_header,
         };
 
-        let mut warnings = Vec::new();
-        let password = match (args.key_password, args.key_password_file) {
-            (Some(_), Some(_)) => {
-                return usage(
-                    "--key-password and --key-password-file both give the password; give one of them",
-                );
-            }
-            (Some(secret), None) => Some(Password::Given(secret)),
-            (None, Some(path)) => Some(Password::File(absolute(&path, "--key-password-file")?)),
-            (None, None) => {
-                std::env::var_os(KEY_PASSWORD_VARIABLE).map(|text| Password::Given(text.into()))
-            }
-        };
-        let given = args.cert.is_some();
-        if args.key.is_some() && !given {
-            return usage("--key needs --cert, the certificate that it belongs to");
-        }
-        let certificate = args.cert.unwrap_or_else(|| DEFAULT_CERTIFICATE.into());
-        let is_there = certificate.exists();
-        for (given, option) in [
-            (args.ssl_only, "--ssl-only"),
-            (args.verify_client, "--verify-client"),
-        ] {
-            if given && !is_there {
-                return usage(&format!(
-                    "{option} needs a certificate, and {} does not exist; --cert says where there is one",
-                    certificate.display()
-                ));
-            }
-        }
-        let clients = match (args.verify_client, args.cafile) {
-            (false, None) => ClientTrust::Anybody,
-            (false, Some(_)) => {
-                warnings.push("--cafile has no effect without --verify-client".to_owned());
-                ClientTrust::Anybody
-            }
-            (true, None) => ClientTrust::System,
-            (true, Some(path)) => ClientTrust::File(absolute(&path, "--cafile")?),
-        };
-        if args.ssl_version == SslVersion::Tls11 {
-            warnings.push("--ssl-version tlsv1_1: nothing below TLS 1.2 is spoken".to_owned());
-        }
-        let ciphers = args.ssl_ciphers.unwrap_or_default();
-        for name in ciphers.unsupported() {
-            warnings.push(format!("--ssl-ciphers: '{name}' is not supported"));
-        }
-        // A certificate that was asked for and is missing is an error of the start.
-        let tls = (given || is_there)
-            .then(|| {
-                Ok(TlsConfig {
-                    identity: IdentityFiles {
-                        certificate: absolute(&certificate, "--cert")?,
-                        key: args.key.map(|path| absolute(&path, "--key")).transpose()?,
-                        password,
-                    },
-                    minimum: match args.ssl_version {
-                        SslVersion::Tls13 => TlsVersion::Tls13,
-                        _ => TlsVersion::Tls12,
-                    },
-                    ciphers,
-                    // Who is to show a certificate cannot do without TLS.
-                    only: args.ssl_only || clients != ClientTrust::Anybody,
-                    clients,
-                })
-            })
-            .transpose()?;
-        let target_tls = match (args.ssl_target, args.target_cafile, args.target_insecure) {
-            (false, None, false) => None,
-            (false, ..) => {
-                return usage("--target-cafile and --target-insecure need --ssl-target");
-            }
-            (true, Some(_), true) => {
-                return usage(
-                    "--target-insecure trusts every target, --target-cafile does not; give one of them",
-                );
-            }
-            (true, None, true) => Some(TargetTrust::Anybody),
-            (true, None, false) => Some(TargetTrust::System),
-            (true, Some(path), false) => {
-                Some(TargetTrust::File(absolute(&path, "--target-cafile")?))
-            }
-        };
-
         Ok(Self {
             listen,
             target,
@@ -465,6 +374,97 @@ impl TryFrom<Args> for Config {
             verbose: args.verbose,
         })
     }
+}
+
+/// TLS with clients, if there is a certificate. One that was asked for and is missing is an error of the start.
+fn tls(args: &Args, warnings: &mut Vec<String>) -> Result<Option<TlsConfig>, UsageError> {
+    if args.key.is_some() && args.cert.is_none() {
+        return usage("--key needs --cert, the certificate that it belongs to");
+    }
+    let default = Path::new(DEFAULT_CERTIFICATE);
+    let certificate = args.cert.as_deref().unwrap_or(default);
+    let is_there = certificate.exists();
+    for (given, option) in [
+        (args.ssl_only, "--ssl-only"),
+        (args.verify_client, "--verify-client"),
+    ] {
+        if given && !is_there {
+            return usage(&format!(
+                "{option} needs a certificate, and {} does not exist; --cert says where there is one",
+                certificate.display()
+            ));
+        }
+    }
+    let clients = match (args.verify_client, &args.cafile) {
+        (false, None) => Trust::Anybody,
+        (false, Some(_)) => {
+            warnings.push("--cafile has no effect without --verify-client".to_owned());
+            Trust::Anybody
+        }
+        (true, None) => Trust::System,
+        (true, Some(path)) => Trust::File(absolute(path, "--cafile")?),
+    };
+    if args.ssl_version == SslVersion::Tls11 {
+        warnings.push("--ssl-version tlsv1_1: nothing below TLS 1.2 is spoken".to_owned());
+    }
+    let ciphers = args.ssl_ciphers.clone().unwrap_or_default();
+    for name in ciphers.unsupported() {
+        warnings.push(format!("--ssl-ciphers: '{name}' is not supported"));
+    }
+    let password = key_password(args)?;
+    if args.cert.is_none() && !is_there {
+        return Ok(None);
+    }
+    let key = args.key.as_deref().map(|path| absolute(path, "--key"));
+    Ok(Some(TlsConfig {
+        identity: IdentityFiles {
+            certificate: absolute(certificate, "--cert")?,
+            key: key.transpose()?,
+            password,
+        },
+        minimum: match args.ssl_version {
+            SslVersion::Tls13 => TlsVersion::Tls13,
+            _ => TlsVersion::Tls12,
+        },
+        ciphers,
+        // Who is to show a certificate cannot do without TLS.
+        only: args.ssl_only || clients != Trust::Anybody,
+        clients,
+    }))
+}
+
+/// What the key is encrypted with, if anybody said so.
+fn key_password(args: &Args) -> Result<Option<Password>, UsageError> {
+    Ok(match (&args.key_password, &args.key_password_file) {
+        (Some(_), Some(_)) => {
+            return usage(
+                "--key-password and --key-password-file both give the password; give one of them",
+            );
+        }
+        (Some(secret), None) => Some(Password::Given(secret.clone())),
+        (None, Some(path)) => Some(Password::File(absolute(path, "--key-password-file")?)),
+        (None, None) => {
+            std::env::var_os(KEY_PASSWORD_VARIABLE).map(|text| Password::Given(text.into()))
+        }
+    })
+}
+
+/// Which targets are believed, if TLS is to be spoken with them.
+fn target_trust(args: &Args) -> Result<Option<Trust>, UsageError> {
+    Ok(
+        match (args.ssl_target, &args.target_cafile, args.target_insecure) {
+            (false, None, false) => None,
+            (false, ..) => return usage("--target-cafile and --target-insecure need --ssl-target"),
+            (true, Some(_), true) => {
+                return usage(
+                    "--target-insecure trusts every target, --target-cafile does not; give one of them",
+                );
+            }
+            (true, None, true) => Some(Trust::Anybody),
+            (true, None, false) => Some(Trust::System),
+            (true, Some(path), false) => Some(Trust::File(absolute(path, "--target-cafile")?)),
+        },
+    )
 }
 
 fn parse_target(text: &str) -> Result<HostPort, UsageError> {

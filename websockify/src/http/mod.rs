@@ -131,8 +131,6 @@ pub(crate) async fn serve(
         .half_close(true)
         .title_case_headers(true)
         .serve_connection(io, service);
-    // An upgrade ends hyper's part at its request, once earlier answers are on their way: so the answer has the header names
-    // that clients of the original know, which some of them compare byte by byte.
     let mut last = pin!(last);
     let mut is_last = false;
     let ended = poll_fn(|cx| {
@@ -141,6 +139,8 @@ pub(crate) async fn serve(
             Pin::new(&mut connection).graceful_shutdown();
         }
         let polled = connection.poll_without_shutdown(cx);
+        // An upgrade ends hyper's part at its request, once earlier answers are on their way: so the answer has the header names
+        // that clients of the original know, which some of them compare byte by byte.
         let upgraded = accepted.lock().expect("no other thread has it").is_some();
         if upgraded && activity.is_flushed() {
             Poll::Ready(Ok(()))

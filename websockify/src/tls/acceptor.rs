@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rustls::crypto::aws_lc_rs::Ticketer;
-use rustls::server::{Accepted, AcceptedAlert, NoClientAuth};
+use rustls::server::{Accepted, AcceptedAlert};
 use rustls::sign::SingleCertAndKey;
 use rustls::{ServerConfig, SupportedProtocolVersion, version};
 use tokio::io::{AsyncReadExt, AsyncWrite};
@@ -22,7 +22,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout};
 
 use super::{Failure, HANDSHAKE_FAILURE, TlsStream, provider, trust};
-use crate::config::{ClientTrust, Password, TlsConfig, TlsVersion};
+use crate::config::{Password, TlsConfig, TlsVersion, Trust};
 use crate::stream::Plain;
 
 /// What we offer by ALPN (RFC 7301).
@@ -196,11 +196,7 @@ impl Offers {
     fn load(config: &TlsConfig) -> Result<Self> {
         let provider = provider(&config.ciphers);
         let identity = config.identity.load(&provider)?;
-        let verifier = match &config.clients {
-            ClientTrust::Anybody => Arc::new(NoClientAuth),
-            ClientTrust::System => trust::clients(None, &provider)?,
-            ClientTrust::File(file) => trust::clients(Some(file), &provider)?,
-        };
+        let verifier = trust::clients(&config.clients, &provider)?;
         let mut without = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(versions(config.minimum))
             .context("no cipher is left for this --ssl-version")?
@@ -228,7 +224,7 @@ fn versions(minimum: TlsVersion) -> &'static [&'static SupportedProtocolVersion]
 fn stamps(config: &TlsConfig) -> Vec<Option<Stamp>> {
     let identity = &config.identity;
     let authorities = match &config.clients {
-        ClientTrust::File(file) => Some(file),
+        Trust::File(file) => Some(file),
         _ => None,
     };
     let password = match &identity.password {

@@ -8,7 +8,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 
 use super::{Ciphers, Failure, TlsStream, provider, trust};
-use crate::config::TargetTrust;
+use crate::config::Trust;
 use crate::stream::Plain;
 
 /// Connects with TLS.
@@ -20,13 +20,9 @@ impl Connector {
     ///
     /// # Errors
     /// The certificates that it is to trust cannot be read.
-    pub(crate) fn new(trust: &TargetTrust) -> Result<Self> {
+    pub(crate) fn new(trust: &Trust) -> Result<Self> {
         let provider = provider(&Ciphers::default());
-        let verifier = match trust {
-            TargetTrust::Anybody => trust::anybody(&provider),
-            TargetTrust::System => trust::servers(None, &provider)?,
-            TargetTrust::File(path) => trust::servers(Some(path), &provider)?,
-        };
+        let verifier = trust::servers(trust, &provider)?;
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .context("TLS")?

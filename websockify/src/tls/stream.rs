@@ -130,7 +130,7 @@ impl TlsStream {
         }
         if !self.received.is_empty() {
             let received = mem::take(&mut self.received);
-            return Poll::Ready(self.decrypt(cx, &received, out));
+            return Poll::Ready(self.decrypt(cx, &received, out).map(|()| true));
         }
         CIPHERTEXT.with_borrow_mut(|buffer| {
             // At least a record, and its plaintext is no longer than it.
@@ -147,25 +147,26 @@ impl TlsStream {
                 _ = self.connection.read_tls(&mut io::empty());
                 return Poll::Ready(Ok(false));
             }
-            Poll::Ready(self.decrypt(cx, received.filled(), out))
+            Poll::Ready(self.decrypt(cx, received.filled(), out).map(|()| true))
         })
     }
 
+    /// Decrypts what was received, and takes what came of it. What is wrong with it is told later.
     fn decrypt(
         &mut self,
         cx: &mut Context<'_>,
         mut data: &[u8],
         out: &mut ReadBuf<'_>,
-    ) -> io::Result<bool> {
+    ) -> io::Result<()> {
         while !data.is_empty() {
             match self.connection.read_tls(&mut data) {
                 // Nothing counts that comes behind the end.
-                Ok(0) => return Ok(true),
+                Ok(0) => return Ok(()),
                 Ok(_) => {}
                 // It has enough that nobody took.
                 Err(error) if error.kind() == ErrorKind::Other => {
                     self.received = data.to_vec();
-                    return Ok(true);
+                    return Ok(());
                 }
                 Err(error) => return Err(error),
             }
@@ -175,10 +176,10 @@ impl TlsStream {
                 self.failure = Some(failure);
                 // The peer is told by an alert, if it can be told at once.
                 _ = self.poll_send(cx);
-                return Ok(true);
+                return Ok(());
             }
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Writes what is encrypted.

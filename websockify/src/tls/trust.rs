@@ -10,7 +10,7 @@ use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
+use rustls::server::{NoClientAuth, ParsedCertificate, VerifierBuilderError, WebPkiClientVerifier};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore,
     SignatureScheme,
@@ -19,47 +19,37 @@ use x509_cert::certificate::{Raw, TbsCertificateInner, Version};
 use x509_cert::ext::pkix::{BasicConstraints, KeyUsage};
 
 use super::identity;
+use crate::config::Trust;
 
-/// Verifies the certificates of servers; without a file those that the system trusts are trusted.
+/// Verifies the certificates of servers.
 pub(super) fn servers(
-    file: Option<&Path>,
+    trust: &Trust,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ServerCertVerifier>> {
-    let (roots, trusted) = roots(file)?;
-    let inner = (!roots.is_empty())
-        .then(|| WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(provider)).build())
-        .transpose()
-        .context("the trusted certificates are no good")?;
     let provider = Arc::clone(provider);
-    Ok(Arc::new(OrTrusted {
-        inner,
-        trusted,
-        provider,
-    }))
+    let file = match trust {
+        Trust::Anybody => return Ok(Arc::new(Anybody { provider })),
+        Trust::System => None,
+        Trust::File(file) => Some(&**file),
+    };
+    let build =
+        |roots, provider| WebPkiServerVerifier::builder_with_provider(roots, provider).build();
+    Ok(Arc::new(OrTrusted::new(file, provider, build)?))
 }
 
-/// Verifies the certificates of clients, likewise.
+/// Verifies the certificates of clients.
 pub(super) fn clients(
-    file: Option<&Path>,
+    trust: &Trust,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ClientCertVerifier>> {
-    let (roots, trusted) = roots(file)?;
-    let inner = (!roots.is_empty())
-        .then(|| WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider)).build())
-        .transpose()
-        .context("the trusted certificates are no good")?;
-    let provider = Arc::clone(provider);
-    Ok(Arc::new(OrTrusted {
-        inner,
-        trusted,
-        provider,
-    }))
-}
-
-/// Takes every server for what it says it is.
-pub(super) fn anybody(provider: &Arc<CryptoProvider>) -> Arc<dyn ServerCertVerifier> {
-    let provider = Arc::clone(provider);
-    Arc::new(Anybody { provider })
+    let file = match trust {
+        Trust::Anybody => return Ok(Arc::new(NoClientAuth)),
+        Trust::System => None,
+        Trust::File(file) => Some(&**file),
+    };
+    let build =
+        |roots, provider| WebPkiClientVerifier::builder_with_provider(roots, provider).build();
+    Ok(Arc::new(OrTrusted::new(file, Arc::clone(provider), build)?))
 }
 
 /// The certificates of a file, or of the system (`SSL_CERT_FILE` and `SSL_CERT_DIR` are respected): the authorities among them, and
@@ -142,6 +132,24 @@ struct OrTrusted<V> {
 }
 
 impl<V> OrTrusted<V> {
+    /// Trusts the certificates of a file, or those that the system does; `build` makes webpki's verifier for the authorities.
+    fn new(
+        file: Option<&Path>,
+        provider: Arc<CryptoProvider>,
+        build: impl FnOnce(Arc<RootCertStore>, Arc<CryptoProvider>) -> Result<V, VerifierBuilderError>,
+    ) -> Result<Self> {
+        let (roots, trusted) = roots(file)?;
+        let inner = (!roots.is_empty())
+            .then(|| build(roots, Arc::clone(&provider)))
+            .transpose()
+            .context("the trusted certificates are no good")?;
+        Ok(Self {
+            inner,
+            trusted,
+            provider,
+        })
+    }
+
     /// Whether a certificate is trusted as it is. An error when it is, and it is not its time.
     fn trusts(&self, certificate: &CertificateDer<'_>, now: UnixTime) -> Result<bool, Error> {
         if !self.trusted.iter().any(|trusted| trusted == certificate) {
