@@ -1,0 +1,60 @@
+//! Who is let in: the authenticators, each in its own file.
+
+use hyper::header::{HeaderMap, HeaderName, HeaderValue, WWW_AUTHENTICATE};
+use hyper::StatusCode;
+
+use crate::listener::Peer;
+
+/// Whoever wants to be let in, as authenticators see them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Visitor<'a> {
+    /// From where they come.
+    pub(crate) peer: Peer,
+    /// The headers of their request; nothing in them says anything of a certificate, however it is called.
+    pub(crate) headers: &'a HeaderMap,
+    /// Path and query of their request.
+    pub(crate) path: &'a str,
+    /// The common name of the certificate that they have shown, if that was trusted.
+    pub(crate) common_name: Option<&'a str>,
+}
+
+/// How somebody is told that they are not let in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refused {
+    /// 401, 403, or what a plugin wants.
+    pub(crate) status: StatusCode,
+    /// What goes with it.
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+    /// The text, for whoever reads it.
+    pub(crate) message: String,
+}
+
+/// What came of asking an authenticator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Denied {
+    /// They are not let in.
+    Refused(Refused),
+    /// It cannot say: the text is for the log, and has no secrets in it.
+    Unavailable(String),
+}
+
+impl Refused {
+    /// Whoever says who they are may come back.
+    pub(crate) fn unauthorized() -> Self {
+        let challenge = HeaderValue::from_static("Basic realm=\"Websockify\"");
+        Self {
+            status: StatusCode::UNAUTHORIZED,
+            headers: vec![(WWW_AUTHENTICATE, challenge)],
+            message: "Unauthorized".to_owned(),
+        }
+    }
+
+    /// Not those.
+    pub(crate) fn forbidden() -> Self {
+        Self {
+            status: StatusCode::FORBIDDEN,
+            headers: Vec::new(),
+            message: "Forbidden".to_owned(),
+        }
+    }
+}
