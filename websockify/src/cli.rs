@@ -23,6 +23,7 @@ use crate::tls::Ciphers;
     args_override_self = true,
     override_usage = "websockify [OPTIONS] [SOURCE_ADDR:]SOURCE_PORT TARGET_ADDR:TARGET_PORT\n       \
                       websockify [OPTIONS] [SOURCE_ADDR:]SOURCE_PORT --unix-target FILE\n       \
+                      websockify [OPTIONS] [SOURCE_ADDR:]SOURCE_PORT --token-plugin CLASS --token-source ARG\n       \
                       websockify [OPTIONS] [SOURCE_ADDR:]SOURCE_PORT -- PROGRAM [ARGS]..."
 )]
 pub struct Args {
@@ -52,6 +53,40 @@ pub struct Args {
     /// Connect to this unix socket
     #[arg(long, value_name = "FILE")]
     pub unix_target: Option<PathBuf>,
+
+    /// Let each client name its target by a token (?token= of the URL), which this class knows: TokenFile, ReadOnlyTokenFile,
+    /// TokenFileName, BaseTokenAPI, JSONTokenApi, JWTTokenApi, TokenRedis, UnixDomainSocketDirectory, Exec, or a Python class
+    #[arg(long, value_name = "CLASS")]
+    pub token_plugin: Option<String>,
+
+    /// What the token plugin is given: a file, a directory, a URL, a command; @FILE takes it from a file
+    #[arg(long, value_name = "ARG")]
+    pub token_source: Option<Secret>,
+
+    /// Take the host name that a client asks for as its token
+    #[arg(long, action = ArgAction::SetTrue)]
+    pub host_token: bool,
+
+    /// The same as --token-plugin TokenFile --token-source FILE
+    // Its prefixes were unique in the original.
+    #[arg(long, value_name = "FILE-OR-DIR", aliases = ["ta", "tar", "targ", "targe", "target", "target-", "target-c"])]
+    pub target_config: Option<PathBuf>,
+
+    /// How long a look-up, or asking an authenticator, may take
+    #[arg(long, value_name = "SECONDS", value_parser = parse_some_seconds)]
+    pub token_timeout: Option<Duration>,
+
+    /// Let only those in that this class knows: BasicHTTPAuth, HtpasswdFile, ExpectOrigin, ClientCertCNAuth, Exec, or a Python class
+    #[arg(long, value_name = "CLASS")]
+    pub auth_plugin: Option<String>,
+
+    /// What the auth plugin is given; every user of this machine can read it in the list of processes, so @FILE takes it from a file
+    #[arg(long, value_name = "ARG")]
+    pub auth_source: Option<Secret>,
+
+    /// Ask the auth plugin for files as well
+    #[arg(long, action = ArgAction::SetTrue)]
+    pub web_auth: bool,
 
     /// Listen on this unix socket; there is no source address then
     #[arg(long, value_name = "FILE")]

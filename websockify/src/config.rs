@@ -1,5 +1,7 @@
 //! From [`Args`] to what the parts of the program need; the only place that knows which options depend on each other.
 
+mod access;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -15,13 +17,15 @@ use crate::origin::AllowedOrigins;
 use crate::secret::Secret;
 use crate::tls::Ciphers;
 
+pub use access::{AuthConfig, AuthenticatorConfig, PythonClass, TokenConfig, TokenSourceConfig};
+
 /// What a command line asks for. It cannot be inconsistent.
 #[derive(Debug)]
 pub struct Config {
     /// Where to listen.
     pub listen: ListenAddr,
-    /// What to connect clients to.
-    pub target: TargetConfig,
+    /// Where clients go.
+    pub route: RouteConfig,
     /// The program to start, if any.
     pub wrap: Option<WrapConfig>,
     /// When the server ends by itself.
@@ -34,12 +38,21 @@ pub struct Config {
     pub web: WebConfig,
     /// TLS with clients, if there is a certificate.
     pub tls: Option<TlsConfig>,
-    /// TLS with the target, if it is wanted.
-    pub target_tls: Option<Trust>,
+    /// TLS with targets.
+    pub target_tls: TargetTls,
     /// What is to be said of options that do less than their user may think.
     pub warnings: Vec<String>,
     /// Whether to say more.
     pub verbose: bool,
+}
+
+/// Where clients go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RouteConfig {
+    /// All of them here.
+    Fixed(TargetConfig),
+    /// Each where its token leads.
+    Tokens(TokenConfig),
 }
 
 /// What to connect clients to.
@@ -93,8 +106,12 @@ pub struct Limits {
 pub struct Door {
     /// The origins of pages that may.
     pub origins: AllowedOrigins,
+    /// Who knows who may.
+    pub auth: Option<AuthConfig>,
     /// How long a client may take to say what it wants.
     pub patience: Duration,
+    /// How long a look-up, or asking an authenticator, may take.
+    pub look_up_limit: Duration,
 }
 
 /// What browsers get that ask for a page.
@@ -121,6 +138,15 @@ pub struct TlsConfig {
     pub clients: Trust,
     /// Whether clients without TLS are refused.
     pub only: bool,
+}
+
+/// TLS with targets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetTls {
+    /// Whether it is spoken with all of them, and not only with those for which a token says so.
+    pub always: bool,
+    /// Which of them are believed.
+    pub trust: Trust,
 }
 
 /// Where a certificate and its key are; absolute paths.
@@ -232,6 +258,9 @@ impl WayChoice {
     }
 }
 
+/// How long a look-up may take unless an option says so.
+const LOOK_UP_LIMIT: Duration = Duration::from_secs(5);
+
 /// The certificate that is taken if it is there.
 const DEFAULT_CERTIFICATE: &str = "self.pem";
 
@@ -251,7 +280,14 @@ impl TryFrom<Args> for Config {
     fn try_from(args: Args) -> Result<Self, UsageError> {
         let mut warnings = Vec::new();
         let tls = tls(&args, &mut warnings)?;
-        let target_tls = target_trust(&args)?;
+        let tokens = access::tokens(&args)?;
+        let auth = access::auth(&args)?;
+        if args.token_timeout.is_some() && tokens.is_none() && auth.is_none() {
+            return usage(
+                "--token-timeout needs --token-plugin or --auth-plugin, whom it gives so long",
+            );
+        }
+        let target_tls = target_tls(&args, tokens.is_some())?;
         let mut addresses = args.addresses.iter();
         let listen = match (args.unix_listen, args.inetd) {
             (Some(_), true) => {
@@ -282,15 +318,21 @@ impl TryFrom<Args> for Config {
             .map(|path| absolute(path, "--unix-target"))
             .transpose()?;
         let wrapped = !args.command.is_empty();
-        let target = match (unix_target.clone(), wrapped) {
-            (Some(path), _) => TargetConfig::Unix(path),
-            (None, true) => TargetConfig::Wrapped,
-            (None, false) => {
+        let route = match (tokens, unix_target.clone()) {
+            (Some(_), Some(_)) => {
+                return usage(
+                    "--unix-target and the token plugin both say where clients go; give one of them",
+                );
+            }
+            (Some(tokens), None) => RouteConfig::Tokens(tokens),
+            (None, Some(path)) => RouteConfig::Fixed(TargetConfig::Unix(path)),
+            (None, None) if wrapped => RouteConfig::Fixed(TargetConfig::Wrapped),
+            (None, None) => {
                 let text = addresses.next().ok_or_else(too_few)?;
-                TargetConfig::Tcp {
+                RouteConfig::Fixed(TargetConfig::Tcp {
                     address: parse_target(text)?,
                     prefer_ipv6: args.prefer_ipv6,
-                }
+                })
             }
         };
         if let Some(extra) = addresses.next() {
@@ -351,7 +393,7 @@ impl TryFrom<Args> for Config {
 
         Ok(Self {
             listen,
-            target,
+            route,
             wrap,
             web,
             tls,
@@ -369,7 +411,9 @@ impl TryFrom<Args> for Config {
             },
             door: Door {
                 origins: AllowedOrigins::new(args.allow_origin),
+                auth,
                 patience: args.handshake_timeout,
+                look_up_limit: args.token_timeout.unwrap_or(LOOK_UP_LIMIT),
             },
             verbose: args.verbose,
         })
@@ -449,22 +493,25 @@ fn key_password(args: &Args) -> Result<Option<Password>, UsageError> {
     })
 }
 
-/// Which targets are believed, if TLS is to be spoken with them.
-fn target_trust(args: &Args) -> Result<Option<Trust>, UsageError> {
-    Ok(
-        match (args.ssl_target, &args.target_cafile, args.target_insecure) {
-            (false, None, false) => None,
-            (false, ..) => return usage("--target-cafile and --target-insecure need --ssl-target"),
-            (true, Some(_), true) => {
-                return usage(
-                    "--target-insecure trusts every target, --target-cafile does not; give one of them",
-                );
-            }
-            (true, None, true) => Some(Trust::Anybody),
-            (true, None, false) => Some(Trust::System),
-            (true, Some(path), false) => Some(Trust::File(absolute(path, "--target-cafile")?)),
-        },
-    )
+/// TLS with targets. Without `--ssl-target` it can only be a token's wish.
+fn target_tls(args: &Args, by_token: bool) -> Result<TargetTls, UsageError> {
+    let trust = match (&args.target_cafile, args.target_insecure) {
+        (Some(_), true) => {
+            return usage(
+                "--target-insecure trusts every target, --target-cafile does not; give one of them",
+            );
+        }
+        (None, true) => Trust::Anybody,
+        (None, false) => Trust::System,
+        (Some(path), false) => Trust::File(absolute(path, "--target-cafile")?),
+    };
+    if trust != Trust::System && !args.ssl_target && !by_token {
+        return usage("--target-cafile and --target-insecure need --ssl-target");
+    }
+    Ok(TargetTls {
+        always: args.ssl_target,
+        trust,
+    })
 }
 
 fn parse_target(text: &str) -> Result<HostPort, UsageError> {
@@ -515,20 +562,26 @@ mod tests {
 
     #[test]
     fn a_target_comes_from_one_place_only() {
+        let route = |line| config(line).unwrap().route;
+        let socket = RouteConfig::Fixed(TargetConfig::Unix("/s".into()));
         assert!(matches!(
-            config("6080 h:1").unwrap().target,
-            TargetConfig::Tcp { .. }
+            route("6080 h:1"),
+            RouteConfig::Fixed(TargetConfig::Tcp { .. })
         ));
+        assert_eq!(route("6080 --unix-target /s"), socket);
+        assert_eq!(
+            route("6080 -- prog"),
+            RouteConfig::Fixed(TargetConfig::Wrapped)
+        );
+        let RouteConfig::Tokens(tokens) = route("6080 --target-config t") else {
+            panic!()
+        };
         assert!(matches!(
-            config("6080 --unix-target /s").unwrap().target,
-            TargetConfig::Unix(_)
-        ));
-        assert!(matches!(
-            config("6080 -- prog").unwrap().target,
-            TargetConfig::Wrapped
+            tokens.source,
+            TokenSourceConfig::File { once: false, .. }
         ));
         let both = config("6080 --unix-target /s -- prog").unwrap();
-        assert_eq!(both.target, TargetConfig::Unix("/s".into()));
+        assert_eq!(both.route, socket);
         assert_eq!(both.wrap.unwrap().unix_target, Some("/s".into()));
     }
 
@@ -541,6 +594,7 @@ mod tests {
             "6080 h:1 x",
             "6080 h:1 --unix-target /s",
             "6080 h:1 -- prog",
+            "6080 h:1 --target-config t",
             "--inetd h:1 h:2",
         ] {
             assert!(complaint(line).starts_with("Too many arguments"), "{line}");
@@ -570,6 +624,76 @@ mod tests {
                 .unwrap()
                 .wrap
                 .is_none()
+        );
+    }
+
+    #[test]
+    fn plugins_are_named_and_given_what_they_need() {
+        for (line, said) in [
+            (
+                "--token-source t",
+                "You must use --token-plugin to use --token-source",
+            ),
+            (
+                "--host-token",
+                "You must use --token-plugin to use --host-token",
+            ),
+            (
+                "--auth-source a",
+                "You must use --auth-plugin to use --auth-source",
+            ),
+            ("--web-auth", "You must use --auth-plugin to use --web-auth"),
+            (
+                "--auth-plugin ExpectOrigin --auth-source a --web-auth",
+                "You must use --web to use --web-auth",
+            ),
+            ("--token-plugin TokenFile", "needs --token-source, the file"),
+            (
+                "--token-plugin Redis --token-source h",
+                "'Redis' is none of TokenFile, ",
+            ),
+            (
+                "--auth-plugin Basic --auth-source h",
+                "'Basic' is none of BasicHTTPAuth, ",
+            ),
+            (
+                "--auth-plugin BasicHTTPAuth",
+                "needs --auth-source, the user and password",
+            ),
+            (
+                "--auth-plugin ClientCertCNAuth --auth-source h",
+                "needs --verify-client",
+            ),
+            (
+                "--target-config t --token-plugin TokenFile",
+                "give one of them",
+            ),
+            ("--target-config t --unix-target s", "give one of them"),
+            (
+                "--token-plugin TokenFile --token-source @/not/there",
+                "cannot read '/not/there'",
+            ),
+            ("h:1 --token-timeout 3", "--token-timeout needs"),
+        ] {
+            let complaint = complaint(&format!("6080 {line}"));
+            assert!(complaint.contains(said), "{line}: {complaint}");
+        }
+        let source = |class: &str| {
+            let line = format!("6080 --token-plugin {class} --token-source /s");
+            let RouteConfig::Tokens(tokens) = config(&line).unwrap().route else {
+                panic!()
+            };
+            (tokens.name, tokens.source)
+        };
+        for class in ["TokenFileName", "websockify.token_plugins.TokenFileName"] {
+            let (name, source) = source(class);
+            assert_eq!(name, "TokenFileName");
+            assert_eq!(source, TokenSourceConfig::FileName("/s".into()));
+        }
+        let (name, class) = source("mine.plugins.Tokens");
+        assert_eq!(name, "Tokens");
+        assert!(
+            matches!(class, TokenSourceConfig::Python(PythonClass { name, .. }) if name == "mine.plugins.Tokens")
         );
     }
 

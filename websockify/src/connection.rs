@@ -1,4 +1,4 @@
-//! The story of a connection: sniff → HTTP → upgrade → connect the target → relay → close.
+//! The story of a connection: sniff → TLS → HTTP → authenticate → token → upgrade → connect the target → relay → close.
 //!
 //! Each step is a module that knows nothing of its neighbours. The target is a value that is passed along: nothing about a
 //! connection is stored where another connection can see it.
@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::header::HeaderMap;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::config::{Door, SessionConfig};
-use crate::http::{self, Closed, Session, Site};
+use crate::config::SessionConfig;
+use crate::gate::{Doorkeeper, Gate};
+use crate::http::{self, Session, Site};
 use crate::listener::Peer;
 use crate::log;
 use crate::phase::Phase;
@@ -34,12 +34,12 @@ const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// What every connection is handled with.
 #[derive(Debug)]
 pub(crate) struct Handling {
-    /// Where sessions go.
-    pub(crate) target: Target,
+    /// Who may become a session, and where it goes.
+    pub(crate) gate: Gate,
     /// What each session does.
     pub(crate) session: SessionConfig,
-    /// Who may become a session.
-    pub(crate) door: Door,
+    /// How long a client may take to say what it wants.
+    pub(crate) patience: Duration,
     /// What the others get.
     pub(crate) site: Site,
     /// TLS, if there is a certificate.
@@ -91,21 +91,23 @@ async fn become_session(
     admit: impl Fn() -> bool,
 ) -> Option<Upgraded> {
     let Handling {
-        door,
+        gate,
+        patience,
         site,
         acceptor,
         ..
     } = handling;
-    let deadline = Instant::now() + door.patience;
-    let judge = |headers: &HeaderMap| match () {
-        () if !door.origins.permit(headers) => Err(Closed::Origin),
-        () if !admit() => Err(Closed::Full),
-        () => Ok(()),
+    let deadline = Instant::now() + *patience;
+    let mut doorkeeper = Doorkeeper {
+        gate,
+        peer,
+        common_name: None,
+        admit,
     };
     let takes_plain = acceptor.as_ref().is_none_or(|tls| tls.is_optional());
     let look = |protocol, start: &[u8]| {
         (protocol == Protocol::Http && takes_plain)
-            .then(|| http::plain_upgrade(start, judge))
+            .then(|| http::plain_upgrade(start, &doorkeeper))
             .flatten()
     };
     let last = || last_answers(handling.phase.clone());
@@ -151,12 +153,15 @@ async fn become_session(
         },
         Sniffed::Closed => return None,
         Sniffed::TimedOut => {
-            tracing::debug!(%peer, "nothing came within {} s", door.patience.as_secs_f64());
+            tracing::debug!(%peer, "nothing came within {} s", patience.as_secs_f64());
             return None;
         }
     };
+    if gate.looks_at_certificates() {
+        doorkeeper.common_name = stream.common_name();
+    }
     let serve = Box::pin(async {
-        let mut ended = http::serve(stream, peer, deadline, site, last(), judge).await;
+        let mut ended = http::serve(stream, peer, deadline, site, last(), &doorkeeper).await;
         if ended.session.is_none() {
             relay::farewell(&mut ended.stream, b"").await;
         }
@@ -203,7 +208,8 @@ async fn serve_session(upgraded: Upgraded, peer: Peer, handling: &Handling) {
         session,
     } = upgraded;
     let encoding = session.encoding;
-    let connecting = handling.target.announcement();
+    let target = Arc::clone(&session.target);
+    let connecting = target.announcement();
     log::together(|| {
         let kind = if client.is_tls() {
             "SSL/TLS (wss://)"
@@ -219,7 +225,8 @@ async fn serve_session(upgraded: Upgraded, peer: Peer, handling: &Handling) {
     if let Err(error) = accepted {
         return tracing::info!(%peer, "Client connection lost: {}", sys::describe(&error));
     }
-    let connected = Box::pin(connect(&client, peer, &early, handling)).await;
+    let connected = Box::pin(connect(&client, peer, &early, &target, handling)).await;
+    drop(target);
     let mut downstream = match connected {
         Ok(downstream) => downstream,
         Err(Unconnected::Left) => {
@@ -250,9 +257,9 @@ async fn connect(
     client: &Stream,
     peer: Peer,
     early: &[u8],
+    target: &Target,
     handling: &Handling,
 ) -> Result<Stream, Unconnected> {
-    let target = &handling.target;
     let mut stopping = handling.phase.clone();
     tokio::select! {
         biased;
@@ -321,7 +328,7 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::config::{TargetConfig, WayChoice};
+    use crate::config::{Door, RouteConfig, TargetConfig, TargetTls, Trust, WayChoice};
 
     /// Most of what an idle session takes is its task, so this is what keeps that small.
     #[tokio::test]
@@ -335,13 +342,21 @@ mod tests {
             traffic: false,
             way: WayChoice::Auto,
         };
+        let door = Door {
+            origins: Default::default(),
+            auth: None,
+            patience: Duration::from_secs(1),
+            look_up_limit: Duration::from_secs(1),
+        };
+        let tls = TargetTls {
+            always: false,
+            trust: Trust::System,
+        };
+        let route = RouteConfig::Fixed(TargetConfig::Unix("/target".into()));
         let handling = Handling {
-            target: Target::new(TargetConfig::Unix("/target".into()), None, None),
+            patience: door.patience,
+            gate: Gate::open(door, route, tls, None).await.unwrap(),
             session,
-            door: Door {
-                origins: Default::default(),
-                patience: Duration::from_secs(1),
-            },
             site: Site::default(),
             acceptor: None,
             phase: phase.clone(),

@@ -47,7 +47,10 @@ impl Outage {
             state.told = state.last_line.is_none_or(|last| now - last >= QUIET);
             if state.told {
                 state.last_line = Some(now);
-                tracing::error!("{}: {reason}; who needs it is refused until it answers", self.name);
+                tracing::error!(
+                    "{}: {reason}; who needs it is refused until it answers",
+                    self.name
+                );
                 return;
             }
         }
@@ -63,7 +66,10 @@ impl Outage {
         {
             let seconds = since.elapsed().as_secs_f64();
             state.last_line = Some(Instant::now());
-            tracing::info!("{}: answers again, after {seconds:.1} s and {met} that it refused", self.name);
+            tracing::info!(
+                "{}: answers again, after {seconds:.1} s and {met} that it refused",
+                self.name
+            );
         }
     }
 }

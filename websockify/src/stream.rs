@@ -106,6 +106,11 @@ impl Stream {
         matches!(self, Self::Tls(_))
     }
 
+    /// The common name of the certificate that the peer has shown and that was trusted.
+    pub(crate) fn common_name(&self) -> Option<String> {
+        None
+    }
+
     /// The socket's descriptor.
     pub(crate) fn descriptor(&self) -> RawFd {
         match self {

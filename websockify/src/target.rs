@@ -15,6 +15,7 @@ use crate::config::TargetConfig;
 use crate::stream::{Plain, Stream};
 use crate::sys;
 use crate::tls::{Connector, Failure};
+use crate::token::Destination;
 use crate::wrap::{Acceptance, Status, acceptance};
 
 /// How long all attempts to connect may take together.
@@ -131,6 +132,31 @@ impl Target {
             }
         };
         Self { place, tls }
+    }
+
+    /// Where a token leads.
+    pub(crate) fn at(destination: Destination, prefer_ipv6: bool, tls: Option<Connector>) -> Self {
+        let place = match destination {
+            Destination::Tcp { address, .. } => Place::Tcp {
+                address,
+                prefer_ipv6,
+            },
+            Destination::Unix(path) => Place::Unix(path),
+        };
+        Self { place, tls }
+    }
+
+    /// The same as a token could lead to, for those who judge clients by it; `None` for a wrapped program.
+    pub(crate) fn destination(&self) -> Option<Destination> {
+        match &self.place {
+            Place::Tcp { address, .. } => Some(Destination::Tcp {
+                address: address.clone(),
+                tls: self.tls.is_some(),
+                text_port: false,
+            }),
+            Place::Unix(path) => Some(Destination::Unix(path.clone())),
+            Place::Wrapped(_) => None,
+        }
     }
 
     /// The log line before a connection is made.

@@ -41,10 +41,10 @@ impl Activity {
         })
     }
 
-    /// Notes that a request is complete, or that some of an answer was taken. Bytes of a request that is not complete are none: a
-    /// client may send them one by one for ever.
-    pub(super) fn note(&self) {
-        *self.deadline() = Instant::now() + IDLE_LIMIT;
+    /// Notes that a request is complete, which may be thought about for so long, or that some of an answer was taken. Bytes of a
+    /// request that is not complete are none: a client may send them one by one for ever.
+    pub(super) fn note(&self, thought: Duration) {
+        *self.deadline() = Instant::now() + IDLE_LIMIT + thought;
     }
 
     fn deadline(&self) -> std::sync::MutexGuard<'_, Instant> {
@@ -70,7 +70,7 @@ impl Activity {
             if self.is_flushed() || self.look_at_unsent() >= before {
                 return;
             }
-            self.note();
+            self.note(Duration::ZERO);
         }
     }
 
@@ -96,7 +96,7 @@ impl Watched {
     fn note(&self, written: &Poll<io::Result<usize>>) {
         self.activity.unflushed.store(true, Ordering::Relaxed);
         match written {
-            Poll::Ready(Ok(1..)) => self.activity.note(),
+            Poll::Ready(Ok(1..)) => self.activity.note(Duration::ZERO),
             Poll::Pending => _ = self.activity.look_at_unsent(),
             Poll::Ready(_) => {}
         }
@@ -165,7 +165,7 @@ mod tests {
         let steps = async {
             for seconds in [9, 29, 29] {
                 tokio::time::sleep(Duration::from_secs(seconds)).await;
-                activity.note();
+                activity.note(Duration::ZERO);
             }
         };
         tokio::join!(steps, activity.expired());

@@ -4,17 +4,18 @@ mod activity;
 mod files;
 mod listing;
 mod refusal;
+mod shown;
 
 use std::convert::Infallible;
 use std::future::{pending, poll_fn};
 use std::pin::{Pin, pin};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 
 use bytes::Bytes;
 use http_body_util::Either;
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_LENGTH, EXPECT, HeaderMap, HeaderValue, SERVER, TRANSFER_ENCODING};
+use hyper::header::{CONTENT_LENGTH, EXPECT, HeaderValue, SERVER, TRANSFER_ENCODING};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
@@ -22,8 +23,10 @@ use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
 use crate::config::WebHeader;
+use crate::gate::{Closed, Doorkeeper};
 use crate::listener::Peer;
 use crate::stream::Stream;
+use crate::target::Target;
 use crate::websocket::Encoding;
 use crate::websocket::handshake::{self, Acceptance, Judgement};
 
@@ -31,6 +34,7 @@ use activity::{Activity, Watched};
 use files::Body;
 pub(crate) use files::Files;
 use refusal::Refusal;
+use shown::shown;
 
 /// Bytes that a request's head may have; beyond it the answer is 431.
 const MAX_HEAD: usize = 64 * 1024;
@@ -61,21 +65,14 @@ pub(crate) struct Ended {
 /// What the request that became a session said.
 #[derive(Debug)]
 pub(crate) struct Session {
-    /// Path and query.
+    /// Path and query, without secrets.
     pub(crate) path: String,
+    /// Where it goes.
+    pub(crate) target: Arc<Target>,
     /// How payload travels.
     pub(crate) encoding: Encoding,
     /// The answer to the upgrade, which is still to be sent.
     pub(crate) response: String,
-}
-
-/// Why an upgrade that is right is not taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Closed {
-    /// The page is of an origin that is not let in.
-    Origin,
-    /// There are enough sessions.
-    Full,
 }
 
 /// What requests get that are no upgrades.
@@ -87,7 +84,7 @@ pub(crate) struct Site {
     pub(crate) headers: Vec<WebHeader>,
 }
 
-/// Answers requests until one is an upgrade that `judge` lets pass. The first must be complete before the deadline, and the
+/// Answers requests until one is an upgrade that passes the gate. The first must be complete before the deadline, and the
 /// connection must not be idle for too long afterwards. After `last` there is only an end to the answer that is under way.
 pub(crate) async fn serve(
     stream: Stream,
@@ -95,21 +92,24 @@ pub(crate) async fn serve(
     deadline: Instant,
     site: &Site,
     last: impl Future<Output = ()>,
-    judge: impl Fn(&HeaderMap) -> Result<(), Closed>,
+    doorkeeper: &Doorkeeper<'_, impl Fn() -> bool>,
 ) -> Ended {
     let accepted = Mutex::new(None);
     let activity = Activity::new(stream.descriptor(), deadline);
     let service = service_fn(|request: Request<Incoming>| {
-        activity.note();
-        let answer = answer(&request, &judge);
+        activity.note(doorkeeper.gate.patience());
         let accepted = &accepted;
         // Boxed because `poll_without_shutdown` wants to move it.
         Box::pin(async move {
-            let response = match answer {
+            let response = match answer(&request, doorkeeper).await {
                 Answer::Session(session) => {
                     *accepted.lock().expect("no other thread has it") = Some(session);
                     // The answer to an upgrade is not hyper's to give: see below.
                     pending().await
+                }
+                Answer::Closed(closed) => {
+                    tracing::info!(%peer, "{peer}: refused: {closed}");
+                    refusal::closed(closed).map(Either::Left)
                 }
                 Answer::Refusal(refusal) => refusal.map(Either::Left),
                 Answer::Plain => site.answer(&request).await,
@@ -197,11 +197,13 @@ impl Site {
 }
 
 /// The length of the head of a request, if all of it is in `start`, and the session that it begins, if it is an upgrade like nearly
-/// all of them. What is none, or not as plain, is left to [`serve`], which makes the same of it at greater cost.
+/// all of them about which nobody has to be asked. What is none, or not as plain, is left to [`serve`], which makes the same of it at
+/// greater cost.
 pub(crate) fn plain_upgrade(
     start: &[u8],
-    judge: impl Fn(&HeaderMap) -> Result<(), Closed>,
+    doorkeeper: &Doorkeeper<'_, impl Fn() -> bool>,
 ) -> Option<(usize, Session)> {
+    doorkeeper.gate.decides_alone()?;
     let mut headers = [httparse::EMPTY_HEADER; MAX_PLAIN_HEADERS];
     let mut parsed = httparse::Request::new(&mut headers);
     let Ok(httparse::Status::Complete(length)) = parsed.parse(start) else {
@@ -216,17 +218,20 @@ pub(crate) fn plain_upgrade(
         && ![CONTENT_LENGTH, TRANSFER_ENCODING, EXPECT]
             .iter()
             .any(|name| request.headers().contains_key(name));
-    // Judged once only: who is let in may be the last one.
-    match is_plain.then(|| answer(&request, judge))? {
-        Answer::Session(session) => Some((length, session)),
-        Answer::Refusal(_) | Answer::Plain => None,
-    }
+    let Judgement::Accepted(acceptance) = is_plain.then(|| handshake::judge(&request))? else {
+        return None;
+    };
+    // Asked once only: who is let in may be the last one.
+    let target = doorkeeper.pass_at_once(request.headers())?.ok()?;
+    Some((length, session(&request, acceptance, target)))
 }
 
 /// What a request came to.
 enum Answer {
     /// It becomes a session.
     Session(Session),
+    /// It does not pass the gate.
+    Closed(Closed),
     /// It gets this answer, and the connection ends.
     Refusal(Refusal),
     /// It is no upgrade.
@@ -234,41 +239,45 @@ enum Answer {
 }
 
 /// What to make of a request.
-fn answer<B>(request: &Request<B>, judge: impl Fn(&HeaderMap) -> Result<(), Closed>) -> Answer {
+async fn answer<B>(request: &Request<B>, doorkeeper: &Doorkeeper<'_, impl Fn() -> bool>) -> Answer {
+    match handshake::judge(request) {
+        Judgement::Accepted(acceptance) => match doorkeeper.pass(request).await {
+            Ok(target) => Answer::Session(session(request, acceptance, target)),
+            Err(closed) => Answer::Closed(closed),
+        },
+        Judgement::Plain => match doorkeeper.pass_to_files(request).await {
+            Ok(()) => Answer::Plain,
+            Err(closed) => Answer::Closed(closed),
+        },
+        Judgement::UnknownVersion => Answer::Refusal(refusal::unknown_version()),
+        Judgement::Bad(text) => Answer::Refusal(refusal::bad_upgrade(text)),
+    }
+}
+
+/// The session that an upgrade becomes.
+fn session<B>(request: &Request<B>, acceptance: Acceptance, target: Arc<Target>) -> Session {
     let Acceptance {
         accept_key,
         subprotocol,
         encoding,
-    } = match handshake::judge(request) {
-        Judgement::Accepted(acceptance) => match judge(request.headers()) {
-            Ok(()) => acceptance,
-            Err(Closed::Origin) => return Answer::Refusal(refusal::foreign_origin()),
-            Err(Closed::Full) => return Answer::Refusal(refusal::full()),
-        },
-        Judgement::Plain => return Answer::Plain,
-        Judgement::UnknownVersion => return Answer::Refusal(refusal::unknown_version()),
-        Judgement::Bad(text) => return Answer::Refusal(refusal::bad_upgrade(text)),
-    };
+    } = acceptance;
     let subprotocol = subprotocol.map(|name| format!("Sec-WebSocket-Protocol: {name}\r\n"));
     let response = format!(
         "HTTP/1.1 101 Switching Protocols\r\nServer: {SERVER_NAME}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Accept: {accept_key}\r\n{}\r\n",
         subprotocol.unwrap_or_default()
     );
-    let path = request
-        .uri()
-        .path_and_query()
-        .map_or("/", |path| path.as_str())
-        .to_owned();
-    Answer::Session(Session {
-        path,
+    Session {
+        path: shown(request.uri()).into_owned(),
+        target,
         encoding,
         response,
-    })
+    }
 }
 
 /// A line for a request that is no session; sessions have their own.
 fn log_request<B, R>(request: &Request<B>, response: &Response<R>, peer: Peer) {
-    let (method, uri, version) = (request.method(), request.uri(), request.version());
-    tracing::info!(%peer, "\"{method} {uri} {version:?}\" {} -", response.status().as_u16());
+    let (method, version) = (request.method(), request.version());
+    let path = shown(request.uri());
+    tracing::info!(%peer, "\"{method} {path} {version:?}\" {} -", response.status().as_u16());
 }

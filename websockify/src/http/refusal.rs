@@ -7,6 +7,7 @@ use hyper::header::{
 };
 use hyper::{Response, StatusCode};
 
+use crate::gate::Closed;
 use crate::websocket::handshake::VERSIONS_HEADER;
 
 /// An answer that refuses a request.
@@ -28,16 +29,35 @@ pub(super) fn failure() -> Refusal {
     refusal(StatusCode::INTERNAL_SERVER_ERROR, text, &[])
 }
 
-/// Pages of that origin are not let in.
-pub(super) fn foreign_origin() -> Refusal {
-    let text = "Forbidden: pages of this origin may not connect\n";
-    closing(StatusCode::FORBIDDEN, text, &[])
-}
-
-/// There are enough sessions.
-pub(super) fn full() -> Refusal {
-    let text = "No more connections\n";
-    closing(StatusCode::SERVICE_UNAVAILABLE, text, &[])
+/// Somebody is not let in.
+pub(super) fn closed(closed: Closed) -> Refusal {
+    match closed {
+        Closed::Origin => {
+            let text = "Forbidden: pages of this origin may not connect\n";
+            closing(StatusCode::FORBIDDEN, text, &[])
+        }
+        Closed::Refused(refused) => {
+            let text = format!("{}\n", refused.message);
+            closing(refused.status, text, &refused.headers)
+        }
+        Closed::NoToken(reason) => closing(
+            StatusCode::BAD_REQUEST,
+            format!("Bad Request: {reason}\n"),
+            &[],
+        ),
+        Closed::UnknownToken(_) => {
+            closing(StatusCode::FORBIDDEN, "Forbidden: token not found\n", &[])
+        }
+        Closed::Unavailable => {
+            let text = "Service Unavailable: try again later\n";
+            closing(StatusCode::SERVICE_UNAVAILABLE, text, &[])
+        }
+        Closed::Full => closing(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "No more connections\n",
+            &[],
+        ),
+    }
 }
 
 /// It is no upgrade, and there are no files.
@@ -72,7 +92,7 @@ pub(super) fn bad_upgrade(text: &'static str) -> Refusal {
 /// A refusal after which nothing more of the client is read.
 fn closing(
     status: StatusCode,
-    text: &'static str,
+    text: impl Into<Bytes>,
     headers: &[(HeaderName, HeaderValue)],
 ) -> Refusal {
     let mut response = refusal(status, text, headers);
@@ -83,10 +103,10 @@ fn closing(
 
 fn refusal(
     status: StatusCode,
-    text: &'static str,
+    text: impl Into<Bytes>,
     headers: &[(HeaderName, HeaderValue)],
 ) -> Refusal {
-    let mut response = Response::new(Full::from(text));
+    let mut response = Response::new(Full::new(text.into()));
     *response.status_mut() = status;
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, plain);

@@ -1,0 +1,348 @@
+//! Who is let in, and where to. First it is asked who somebody is, then where their token leads: so nobody learns of tokens who is
+//! not let in.
+//!
+//! Nothing that is asked can hold up others: each question has its time, and what does not answer is told to the log once.
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use hyper::Request;
+use hyper::header::HeaderMap;
+use tokio::time::timeout;
+
+use crate::auth::{Authenticator, Denied, Refused, Visitor, without_certificate_headers};
+use crate::config::{Door, RouteConfig, TargetTls, TokenConfig, Trust};
+use crate::listener::Peer;
+use crate::origin::AllowedOrigins;
+use crate::outage::Outage;
+use crate::plugin;
+use crate::target::Target;
+use crate::tls::Connector;
+use crate::token::{self, Destination, Token, TokenSource, Unavailable};
+use crate::wrap::Status;
+
+/// What every client has to pass.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    origins: AllowedOrigins,
+    guard: Option<Guard>,
+    route: Route,
+    /// How long each question may take.
+    limit: Duration,
+}
+
+/// Who is asked who somebody is.
+#[derive(Debug)]
+struct Guard {
+    authenticator: Authenticator,
+    /// Whether it is also asked of requests for files.
+    web: bool,
+    outage: Outage,
+}
+
+/// Where clients go.
+#[derive(Debug)]
+enum Route {
+    /// All of them here.
+    Fixed(Arc<Target>),
+    /// Each where its token leads.
+    Tokens(Tokens),
+}
+
+/// What knows where tokens lead.
+#[derive(Debug)]
+struct Tokens {
+    source: TokenSource,
+    config: TokenConfig,
+    tls: TargetTls,
+    /// For targets with TLS, once there is one.
+    connector: OnceLock<Connector>,
+    outage: Outage,
+}
+
+/// Why somebody is not let in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Closed {
+    /// The page is of an origin that is not let in.
+    Origin,
+    /// An authenticator does not let them in.
+    Refused(Refused),
+    /// There is no token, for this reason.
+    NoToken(&'static str),
+    /// The token leads nowhere.
+    UnknownToken(Token),
+    /// What has to be asked does not answer.
+    Unavailable,
+    /// There are enough sessions.
+    Full,
+}
+
+/// The reason, for the log.
+impl fmt::Display for Closed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Origin => f.write_str("the page's origin is not let in"),
+            Self::Refused(refused) => write!(f, "{}", refused.message.escape_debug()),
+            Self::NoToken(reason) => f.write_str(reason),
+            Self::UnknownToken(token) => write!(f, "the token {token} is not known"),
+            Self::Unavailable => f.write_str("what knows them does not answer"),
+            Self::Full => f.write_str("no more connections are taken"),
+        }
+    }
+}
+
+impl Gate {
+    /// One for this configuration; `wrapped` is the program's, if there is one.
+    ///
+    /// # Errors
+    /// What is to be asked cannot be, and why.
+    pub(crate) async fn open(
+        door: Door,
+        route: RouteConfig,
+        tls: TargetTls,
+        wrapped: Option<Status>,
+    ) -> Result<Self> {
+        let always = (tls.always || matches!(tls.trust, Trust::File(_)))
+            .then(|| Connector::new(&tls.trust))
+            .transpose()
+            .context("cannot set up TLS with the target")?;
+        let tokens = match &route {
+            RouteConfig::Tokens(tokens) => Some(tokens),
+            RouteConfig::Fixed(_) => None,
+        };
+        let python = plugin::python(tokens, door.auth.as_ref()).await?;
+        let guard = match door.auth {
+            Some(config) => Some(Guard {
+                outage: Outage::of(&config.name),
+                web: config.web,
+                authenticator: Authenticator::open(config.authenticator, python.as_ref())
+                    .await
+                    .with_context(|| format!("--auth-plugin {}", config.name))?,
+            }),
+            None => None,
+        };
+        let route = match route {
+            RouteConfig::Fixed(target) => {
+                Route::Fixed(Arc::new(Target::new(target, wrapped, always)))
+            }
+            RouteConfig::Tokens(config) => Route::Tokens(Tokens {
+                outage: Outage::of(&config.name),
+                source: TokenSource::open(config.source.clone(), python.as_ref())
+                    .await
+                    .with_context(|| format!("--token-plugin {}", config.name))?,
+                config,
+                tls,
+                connector: always.map(OnceLock::from).unwrap_or_default(),
+            }),
+        };
+        Ok(Self {
+            origins: door.origins,
+            guard,
+            route,
+            limit: door.look_up_limit,
+        })
+    }
+
+    /// Whether nobody has to be asked.
+    pub(crate) fn decides_alone(&self) -> Option<&Arc<Target>> {
+        match (&self.guard, &self.route) {
+            (None, Route::Fixed(target)) => Some(target),
+            _ => None,
+        }
+    }
+
+    /// How long all the questions of one client may take together.
+    pub(crate) fn patience(&self) -> Duration {
+        self.limit * 2
+    }
+
+    /// Whether a client's certificate matters.
+    pub(crate) fn looks_at_certificates(&self) -> bool {
+        self.guard.is_some()
+    }
+
+    /// Whether pages of the origin that a request tells are let in.
+    pub(crate) fn permits_origin(&self, headers: &HeaderMap) -> bool {
+        self.origins.permit(headers)
+    }
+
+    /// Where a client goes, if it is let in.
+    async fn pass<B>(
+        &self,
+        request: &Request<B>,
+        peer: Peer,
+        common_name: Option<&str>,
+    ) -> Result<Arc<Target>, Closed> {
+        let headers = without_certificate_headers(request.headers());
+        let visitor = Visitor {
+            peer,
+            headers: &headers,
+            path: path_of(request),
+            common_name,
+        };
+        let Some(guard) = &self.guard else {
+            return Ok(self.target(request).await?.0);
+        };
+        if !guard.authenticator.looks_at_targets() {
+            self.ask(guard, &visitor, None).await?;
+            return Ok(self.target(request).await?.0);
+        }
+        // The answer of the look-up is for those who are let in.
+        let found = self.target(request).await;
+        let destination = found
+            .as_ref()
+            .ok()
+            .and_then(|(_, destination)| destination.as_ref());
+        self.ask(guard, &visitor, destination).await?;
+        Ok(found?.0)
+    }
+
+    /// Asks who somebody is.
+    async fn ask(
+        &self,
+        guard: &Guard,
+        visitor: &Visitor<'_>,
+        destination: Option<&Destination>,
+    ) -> Result<(), Closed> {
+        let asking = guard.authenticator.authenticate(visitor, destination);
+        let answer = timeout(self.limit, asking)
+            .await
+            .unwrap_or_else(|_| Err(Denied::Unavailable(self.no_answer())));
+        match answer {
+            Err(Denied::Unavailable(reason)) => {
+                guard.outage.met(reason);
+                Err(Closed::Unavailable)
+            }
+            answer => {
+                guard.outage.over();
+                answer.map_err(|denied| match denied {
+                    Denied::Refused(refused) => Closed::Refused(refused),
+                    Denied::Unavailable(_) => Closed::Unavailable,
+                })
+            }
+        }
+    }
+
+    /// Where a request goes, as a target and as plugins are told.
+    async fn target<B>(
+        &self,
+        request: &Request<B>,
+    ) -> Result<(Arc<Target>, Option<Destination>), Closed> {
+        let tokens = match &self.route {
+            Route::Fixed(target) => return Ok((Arc::clone(target), target.destination())),
+            Route::Tokens(tokens) => tokens,
+        };
+        let token = token::of(request, tokens.config.from_host).map_err(Closed::NoToken)?;
+        let looking = tokens.source.look_up(&token);
+        let answer = timeout(self.limit, looking)
+            .await
+            .unwrap_or_else(|_| Err(Unavailable(self.no_answer())));
+        match answer.and_then(|found| found.map(|found| tokens.target(found)).transpose()) {
+            Ok(found) => {
+                tokens.outage.over();
+                found.ok_or(Closed::UnknownToken(token))
+            }
+            Err(Unavailable(reason)) => {
+                tokens.outage.met(reason);
+                Err(Closed::Unavailable)
+            }
+        }
+    }
+
+    fn no_answer(&self) -> String {
+        format!("no answer within {} s", self.limit.as_secs_f64())
+    }
+}
+
+impl Tokens {
+    /// What a token leads to.
+    fn target(
+        &self,
+        destination: Destination,
+    ) -> Result<(Arc<Target>, Option<Destination>), Unavailable> {
+        let encrypted =
+            self.tls.always || matches!(destination, Destination::Tcp { tls: true, .. });
+        let connector = encrypted.then(|| self.connector()).transpose()?;
+        let target = Target::at(destination.clone(), self.config.prefer_ipv6, connector);
+        Ok((Arc::new(target), Some(destination)))
+    }
+
+    fn connector(&self) -> Result<Connector, Unavailable> {
+        if let Some(connector) = self.connector.get() {
+            return Ok(connector.clone());
+        }
+        let connector = Connector::new(&self.tls.trust).map_err(|error| {
+            Unavailable(format!("cannot set up TLS with the target: {error:#}"))
+        })?;
+        Ok(self.connector.get_or_init(|| connector).clone())
+    }
+}
+
+/// The gate for one connection.
+pub(crate) struct Doorkeeper<'a, F> {
+    /// The gate.
+    pub(crate) gate: &'a Gate,
+    /// Who wants to pass it.
+    pub(crate) peer: Peer,
+    /// The common name of the certificate that they have shown, if that was trusted.
+    pub(crate) common_name: Option<String>,
+    /// Whether there may be another session; asked of those who have passed everything else.
+    pub(crate) admit: F,
+}
+
+impl<F: Fn() -> bool> Doorkeeper<'_, F> {
+    /// Where an upgrade leads, if nobody has to be asked.
+    pub(crate) fn pass_at_once(&self, headers: &HeaderMap) -> Option<Result<Arc<Target>, Closed>> {
+        let target = self.gate.decides_alone()?;
+        Some(match () {
+            () if !self.gate.permits_origin(headers) => Err(Closed::Origin),
+            () if !(self.admit)() => Err(Closed::Full),
+            () => Ok(Arc::clone(target)),
+        })
+    }
+
+    /// Where an upgrade leads.
+    pub(crate) async fn pass<B>(&self, request: &Request<B>) -> Result<Arc<Target>, Closed> {
+        if !self.gate.permits_origin(request.headers()) {
+            return Err(Closed::Origin);
+        }
+        let target = self
+            .gate
+            .pass(request, self.peer, self.common_name.as_deref())
+            .await?;
+        if (self.admit)() {
+            Ok(target)
+        } else {
+            Err(Closed::Full)
+        }
+    }
+
+    /// Whether a request for a file is let through.
+    pub(crate) async fn pass_to_files<B>(&self, request: &Request<B>) -> Result<(), Closed> {
+        let Some(guard) = self.gate.guard.as_ref().filter(|guard| guard.web) else {
+            return Ok(());
+        };
+        let headers = without_certificate_headers(request.headers());
+        let visitor = Visitor {
+            peer: self.peer,
+            headers: &headers,
+            path: path_of(request),
+            common_name: self.common_name.as_deref(),
+        };
+        let destination = match &self.gate.route {
+            Route::Fixed(target) => target.destination(),
+            Route::Tokens(_) => None,
+        };
+        self.gate.ask(guard, &visitor, destination.as_ref()).await
+    }
+}
+
+/// Path and query of a request.
+fn path_of<B>(request: &Request<B>) -> &str {
+    request
+        .uri()
+        .path_and_query()
+        .map_or("/", |path| path.as_str())
+}

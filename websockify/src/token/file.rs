@@ -1,0 +1,221 @@
+//! Tokens in the lines of a file, `token: host:port`, or of all files of a directory. They are read again only when they have changed,
+//! which every look-up looks at: so a token that was taken away leads nowhere from then on.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use anyhow::{Context, Result};
+
+use super::directory::blocking;
+use super::{Destination, Token, Unavailable};
+use crate::stamp::Stamp;
+use crate::sys;
+
+/// `TokenFile` and `ReadOnlyTokenFile`.
+#[derive(Clone, Debug)]
+pub(crate) struct Lines(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    path: PathBuf,
+    /// Whether what was read at the start is all that counts.
+    once: bool,
+    read: Mutex<Option<Read>>,
+}
+
+/// What was read.
+#[derive(Debug)]
+struct Read {
+    targets: HashMap<Box<str>, Destination>,
+    /// The files that it was read from, and the directory.
+    files: Vec<(PathBuf, Stamp)>,
+    /// Whether no file can have changed without its stamp.
+    settled: bool,
+}
+
+impl Lines {
+    /// Those of a file or directory, which may also come later, unless it is read `once`.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(crate) fn open(path: PathBuf, once: bool) -> Result<Self> {
+        let read = match Read::from(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !once => {
+                tracing::warn!(
+                    "warning: '{}' does not exist: no token is known until it does",
+                    path.display()
+                );
+                None
+            }
+            read => Some(read.with_context(|| format!("cannot read '{}'", path.display()))?),
+        };
+        Ok(Self(Arc::new(Inner {
+            path,
+            once,
+            read: Mutex::new(read),
+        })))
+    }
+
+    /// What the last line for this token says.
+    pub(crate) async fn look_up(&self, token: &Token) -> Result<Option<Destination>, Unavailable> {
+        let (inner, token) = (Arc::clone(&self.0), token.clone());
+        blocking(move || inner.look_up(&token)).await
+    }
+}
+
+impl Inner {
+    fn look_up(&self, token: &Token) -> Result<Option<Destination>, Unavailable> {
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.once && !read.as_ref().is_some_and(Read::is_current) {
+            *read = None;
+            match Read::from(&self.path) {
+                Ok(new) => *read = Some(new),
+                Err(error) => {
+                    let path = self.path.display();
+                    return Err(Unavailable(format!(
+                        "cannot read '{path}': {}",
+                        sys::describe(&error)
+                    )));
+                }
+            }
+        }
+        Ok(read
+            .as_ref()
+            .and_then(|read| read.targets.get(token.expose()).cloned()))
+    }
+}
+
+impl Read {
+    /// Reads a file, or all files of a directory in the order of their names.
+    fn from(path: &Path) -> io::Result<Self> {
+        let now = SystemTime::now();
+        let metadata = fs::metadata(path)?;
+        let stamp = Stamp::from(&metadata);
+        let mut read = Self {
+            targets: HashMap::new(),
+            settled: stamp.is_settled(now),
+            files: vec![(path.to_owned(), stamp)],
+        };
+        if !metadata.is_dir() {
+            read.add(path)?;
+            return Ok(read);
+        }
+        let mut names: Vec<_> = fs::read_dir(path)?
+            .map(|entry| entry.map(|entry| entry.file_name()))
+            .collect::<io::Result<_>>()?;
+        names.sort();
+        for name in names {
+            let file = path.join(name);
+            let Ok(stamp) = Stamp::of(&file) else {
+                // It has just gone, or is a link to nowhere: if that changes, so does nothing that has a stamp.
+                read.settled = false;
+                continue;
+            };
+            read.settled &= stamp.is_settled(now);
+            if let Err(error) = read.add(&file) {
+                tracing::warn!(
+                    "cannot read '{}': {}",
+                    file.display(),
+                    sys::describe(&error)
+                );
+            }
+            read.files.push((file, stamp));
+        }
+        Ok(read)
+    }
+
+    /// Whether it would be the same if it were read again.
+    fn is_current(&self) -> bool {
+        self.settled
+            && self
+                .files
+                .iter()
+                .all(|(file, stamp)| Stamp::of(file).is_ok_and(|now| now == *stamp))
+    }
+
+    /// Adds the lines of a file; what is no regular file has none.
+    fn add(&mut self, file: &Path) -> io::Result<()> {
+        if !fs::metadata(file)?.is_file() {
+            return Ok(());
+        }
+        let text = fs::read(file)?;
+        for (number, line) in text.split(|&byte| byte == b'\n').enumerate() {
+            let parsed = str::from_utf8(line)
+                .map_err(|_| "it is not UTF-8")
+                .and_then(parse);
+            match parsed {
+                Ok(Some((token, destination))) => {
+                    _ = self.targets.insert(token.into(), destination)
+                }
+                Ok(None) => {}
+                Err(reason) => {
+                    let number = number + 1;
+                    tracing::warn!(
+                        "'{}', line {number} is passed over: {reason}",
+                        file.display()
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The token of a line and where it leads; `None` if the line is empty or a comment. The reason says nothing of the token.
+fn parse(line: &str) -> Result<Option<(&str, Destination)>, &'static str> {
+    let line = line.trim();
+    if line.is_empty() || line.starts_with('#') {
+        return Ok(None);
+    }
+    let (token, target) = line
+        .match_indices(':')
+        .map(|(at, _)| (&line[..at], &line[at + 1..]))
+        .find(|(_, target)| target.starts_with(char::is_whitespace))
+        .ok_or("it is not 'token: host:port', with a blank after the first colon")?;
+    let destination = target
+        .parse()
+        .map_err(|error: super::BadDestination| error.0)?;
+    Ok(Some((token, destination)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Option<(String, String)> {
+        let (token, destination) = parse(line).ok()??;
+        let shown = match destination {
+            Destination::Tcp { address, tls, .. } => {
+                format!("{}{address}", if tls { "tls://" } else { "" })
+            }
+            Destination::Unix(path) => path.display().to_string(),
+        };
+        Some((token.to_owned(), shown))
+    }
+
+    #[test]
+    fn a_line_has_a_token_and_a_target() {
+        for (line, token, target) in [
+            ("a: h:1", "a", "h:1"),
+            ("  a:\th:1 \r", "a", "h:1"),
+            ("a:b: h:1", "a:b", "h:1"),
+            ("::1: [::1]:5900", "::1", "[::1]:5900"),
+            ("a b: h:1", "a b", "h:1"),
+            ("a: unix_socket:/s p", "a", "/s p"),
+            ("a: tls://h:1", "a", "tls://h:1"),
+        ] {
+            let expected = Some((token.to_owned(), target.to_owned()));
+            assert_eq!(parsed(line), expected, "{line}");
+        }
+        for line in ["", " ", "# a: h:1", "  #a: h:1", "\r"] {
+            assert_eq!(parse(line), Ok(None), "{line:?}");
+        }
+        for line in ["a", "a:h:1", "a: h", "a: h:x", "a:", "a: b: h:1"] {
+            assert!(parse(line).is_err(), "{line:?}");
+        }
+    }
+}
