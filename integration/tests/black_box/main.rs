@@ -10,6 +10,7 @@
 //! - [`paths`]: nothing is lost or changed on any way that payload takes.
 //! - [`tls`]: TLS with clients.
 //! - [`tls_target`]: TLS with the target.
+//! - [`tokens`]: where a token leads, from files and directories.
 //! - [`lifetime`]: stopping, run-once, timeouts, leaks.
 //! - [`shim`]: the preloaded library itself.
 //! - [`library`]: where the preloaded library comes from.
@@ -35,5 +36,6 @@ mod shim;
 mod terminal;
 mod tls;
 mod tls_target;
+mod tokens;
 mod upgrade;
 mod wrapping;
