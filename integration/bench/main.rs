@@ -35,6 +35,7 @@ mod start;
 mod statistics;
 mod target;
 mod tls;
+mod tokens;
 mod wire;
 
 use std::fs;
@@ -62,6 +63,7 @@ pub(crate) const WORKLOADS: &[Workload] = &[
     ("tls-handshakes", handshakes::run),
     ("tls-idle", idle::run_tls),
     ("files", files::run),
+    ("tokens", tokens::run),
 ];
 
 fn main() -> ExitCode {

@@ -106,6 +106,7 @@ metrics! {
     SMALL_CPU = ("file_small_cpu", "file of 4 KiB, CPU each", MICROSECONDS, None);
     LARGE_RATE = ("file_large_rate", "files of 1 MiB", EACH_SECOND, None);
     LARGE_CPU = ("file_large_cpu", "file of 1 MiB, CPU each", MICROSECONDS, None);
+    LOOK_UP = ("token_look_up", "token look-up in a file of 100,000", MICROSECONDS, Some(Goal::ValueAtMost(20.0)));
     START = ("start", "start until it accepts", "ms", Some(Goal::ValueAtMost(15.0)));
     START_MEMORY = ("start_memory", "memory at the start", "MiB", Some(Goal::ValueAtMost(6.0)));
     EXECUTABLE = ("executable", "executable", "MiB", Some(Goal::ValueAtMost(10.0)));

@@ -26,6 +26,8 @@ pub(crate) enum Service<'a> {
     Handshakes(&'a Tls),
     /// Have the files of this directory.
     Files(&'a Path),
+    /// Know the tokens in this file.
+    Tokens(&'a Path),
 }
 
 impl<'a> Service<'a> {
@@ -36,13 +38,14 @@ impl<'a> Service<'a> {
             Self::Tls(_) => matches!(kind, Kind::Ours | Kind::Haproxy | Kind::Python),
             Self::Handshakes(_) => matches!(kind, Kind::Ours | Kind::Haproxy),
             Self::Files(_) => matches!(kind, Kind::Ours | Kind::Nginx),
+            Self::Tokens(_) => kind == Kind::Ours,
         }
     }
 
     /// What is needed for TLS with the peer.
     pub(crate) fn tls(self) -> Option<&'a Tls> {
         match self {
-            Self::Plain | Self::Files(_) => None,
+            Self::Plain | Self::Files(_) | Self::Tokens(_) => None,
             Self::Tls(tls) | Self::Handshakes(tls) => Some(tls),
         }
     }
@@ -153,6 +156,14 @@ impl Peer {
                         words.extend(["--cert".into(), tls.file.clone().into()]);
                     }
                     Service::Files(directory) => words.extend(["--web".into(), directory.into()]),
+                    Service::Tokens(file) => {
+                        words.extend([
+                            "--target-config".into(),
+                            file.into(),
+                            source.to_string().into(),
+                        ]);
+                        return Ok(words);
+                    }
                 }
                 words.extend([source.to_string().into(), target.to_string().into()]);
                 return Ok(words);

@@ -73,7 +73,7 @@ impl Relay {
         };
         match service {
             // Answers are looked at when they come.
-            Service::Files(_) => {}
+            Service::Files(_) | Service::Tokens(_) => {}
             _ => relay.greet(first).with_context(|| {
                 format!("the first session; its log: {}", relay.process.log_end())
             })?,

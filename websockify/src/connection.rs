@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::config::SessionConfig;
 use crate::gate::{Doorkeeper, Gate};
-use crate::http::{self, Session, Site};
+use crate::http::{self, PlainUpgrade, Session, Site};
 use crate::listener::Peer;
 use crate::log;
 use crate::phase::Phase;
@@ -107,7 +107,7 @@ async fn become_session(
     let takes_plain = acceptor.as_ref().is_none_or(|tls| tls.is_optional());
     let look = |protocol, start: &[u8]| {
         (protocol == Protocol::Http && takes_plain)
-            .then(|| http::plain_upgrade(start, &doorkeeper))
+            .then(|| PlainUpgrade::read(start))
             .flatten()
     };
     let last = || last_answers(handling.phase.clone());
@@ -116,20 +116,19 @@ async fn become_session(
         sniffed = sniff::sniff(&socket, deadline, look) => sniffed,
         () = last() => return None,
     };
+    let mut decided = None;
     let stream = match sniffed {
-        Sniffed::Protocol(Protocol::Http, Some((head, session))) => {
-            // All of it is there, as it was seen; something may be behind it.
-            let mut bytes = [0; 2 * sniff::FIRST_BYTES];
-            let received = sys::receive(socket.as_fd(), &mut bytes);
-            let early = received.ok().and_then(|length| bytes[..length].get(head..));
-            if early.is_none() {
-                tracing::info!(%peer, "Client connection lost before its upgrade");
+        Sniffed::Protocol(Protocol::Http, Some(upgrade)) => {
+            let passed = tokio::select! {
+                biased;
+                passed = upgrade.pass(&doorkeeper) => passed,
+                () = last() => return None,
+            };
+            match passed {
+                Ok((head, session)) => return take_over(socket, peer, head, session),
+                Err(closed) => decided = Some(closed),
             }
-            return early.map(Bytes::copy_from_slice).map(|early| Upgraded {
-                stream: Stream::Plain(socket),
-                early,
-                session,
-            });
+            Stream::Plain(socket)
         }
         Sniffed::Protocol(Protocol::Http, None) if takes_plain => Stream::Plain(socket),
         Sniffed::Protocol(protocol, _) => match (protocol, acceptor) {
@@ -161,7 +160,8 @@ async fn become_session(
         doorkeeper.common_name = stream.common_name();
     }
     let serve = Box::pin(async {
-        let mut ended = http::serve(stream, peer, deadline, site, last(), &doorkeeper).await;
+        let mut ended =
+            http::serve(stream, peer, deadline, site, last(), &doorkeeper, decided).await;
         if ended.session.is_none() {
             relay::farewell(&mut ended.stream, b"").await;
         }
@@ -175,6 +175,22 @@ async fn become_session(
     ended.session.map(|session| Upgraded {
         stream: ended.stream,
         early: ended.early,
+        session,
+    })
+}
+
+/// Takes the head of the upgrade off the connection of a session; all of it is there, as it was seen.
+fn take_over(socket: Plain, peer: Peer, head: usize, session: Session) -> Option<Upgraded> {
+    // Something may be behind it.
+    let mut bytes = [0; 2 * sniff::FIRST_BYTES];
+    let received = sys::receive(socket.as_fd(), &mut bytes);
+    let early = received.ok().and_then(|length| bytes[..length].get(head..));
+    if early.is_none() {
+        tracing::info!(%peer, "Client connection lost before its upgrade");
+    }
+    early.map(Bytes::copy_from_slice).map(|early| Upgraded {
+        stream: Stream::Plain(socket),
+        early,
         session,
     })
 }

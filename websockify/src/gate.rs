@@ -145,14 +145,6 @@ impl Gate {
         })
     }
 
-    /// Whether nobody has to be asked.
-    pub(crate) fn decides_alone(&self) -> Option<&Arc<Target>> {
-        match (&self.guard, &self.route) {
-            (None, Route::Fixed(target)) => Some(target),
-            _ => None,
-        }
-    }
-
     /// How long all the questions of one client may take together.
     pub(crate) fn patience(&self) -> Duration {
         self.limit * 2
@@ -293,16 +285,6 @@ pub(crate) struct Doorkeeper<'a, F> {
 }
 
 impl<F: Fn() -> bool> Doorkeeper<'_, F> {
-    /// Where an upgrade leads, if nobody has to be asked.
-    pub(crate) fn pass_at_once(&self, headers: &HeaderMap) -> Option<Result<Arc<Target>, Closed>> {
-        let target = self.gate.decides_alone()?;
-        Some(match () {
-            () if !self.gate.permits_origin(headers) => Err(Closed::Origin),
-            () if !(self.admit)() => Err(Closed::Full),
-            () => Ok(Arc::clone(target)),
-        })
-    }
-
     /// Where an upgrade leads.
     pub(crate) async fn pass<B>(&self, request: &Request<B>) -> Result<Arc<Target>, Closed> {
         if !self.gate.permits_origin(request.headers()) {

@@ -128,12 +128,12 @@ pub fn run(config: Config) -> Result<u8> {
     // Only now: what is wrapped may not expect so many.
     sys::raise_descriptor_limit();
     let runtime = workers::runtime().context("cannot start the runtime")?;
+    let destination = describe(&route, wrapped.as_ref());
+    let patience = door.patience;
+    let status = wrapped.as_ref().map(Wrapped::status);
+    let gate = runtime.block_on(Gate::open(door, route, target_tls, status))?;
     let result = runtime.block_on(async {
         let mut signals = Signals::new(wrapped.is_some()).context("cannot take signals")?;
-        let destination = describe(&route, wrapped.as_ref());
-        let patience = door.patience;
-        let status = wrapped.as_ref().map(Wrapped::status);
-        let gate = Gate::open(door, route, target_tls, status).await?;
         // From here on a signal ends us in order; whoever waits for these lines may send one.
         announce(
             &bound,

@@ -84,7 +84,7 @@ pub(crate) struct Site {
     pub(crate) headers: Vec<WebHeader>,
 }
 
-/// Answers requests until one is an upgrade that passes the gate. The first must be complete before the deadline, and the
+/// Answers requests until one is an upgrade that passes the gate; of the first upgrade that may be `decided` already. The first must be complete before the deadline, and the
 /// connection must not be idle for too long afterwards. After `last` there is only an end to the answer that is under way.
 pub(crate) async fn serve(
     stream: Stream,
@@ -93,15 +93,22 @@ pub(crate) async fn serve(
     site: &Site,
     last: impl Future<Output = ()>,
     doorkeeper: &Doorkeeper<'_, impl Fn() -> bool>,
+    decided: Option<Closed>,
 ) -> Ended {
     let accepted = Mutex::new(None);
+    let decided = Mutex::new(decided);
     let activity = Activity::new(stream.descriptor(), deadline);
     let service = service_fn(|request: Request<Incoming>| {
         activity.note(doorkeeper.gate.patience());
         let accepted = &accepted;
+        let decided = decided.lock().expect("no other thread has it").take();
         // Boxed because `poll_without_shutdown` wants to move it.
         Box::pin(async move {
-            let response = match answer(&request, doorkeeper).await {
+            let answer = match decided {
+                Some(closed) => Answer::Closed(closed),
+                None => answer(&request, doorkeeper).await,
+            };
+            let response = match answer {
                 Answer::Session(session) => {
                     *accepted.lock().expect("no other thread has it") = Some(session);
                     // The answer to an upgrade is not hyper's to give: see below.
@@ -196,34 +203,55 @@ impl Site {
     }
 }
 
-/// The length of the head of a request, if all of it is in `start`, and the session that it begins, if it is an upgrade like nearly
-/// all of them about which nobody has to be asked. What is none, or not as plain, is left to [`serve`], which makes the same of it at
-/// greater cost.
-pub(crate) fn plain_upgrade(
-    start: &[u8],
-    doorkeeper: &Doorkeeper<'_, impl Fn() -> bool>,
-) -> Option<(usize, Session)> {
-    doorkeeper.gate.decides_alone()?;
-    let mut headers = [httparse::EMPTY_HEADER; MAX_PLAIN_HEADERS];
-    let mut parsed = httparse::Request::new(&mut headers);
-    let Ok(httparse::Status::Complete(length)) = parsed.parse(start) else {
-        return None;
-    };
-    let mut request = Request::builder().method(parsed.method?).uri(parsed.path?);
-    for header in parsed.headers {
-        request = request.header(header.name, header.value);
+/// An upgrade like nearly all of them, that came as a whole. What is none, or not as plain, is left to [`serve`], which makes the same
+/// of it at greater cost.
+#[derive(Debug)]
+pub(crate) struct PlainUpgrade {
+    /// Bytes of its head.
+    length: usize,
+    request: Request<()>,
+    acceptance: Acceptance,
+}
+
+impl PlainUpgrade {
+    /// The one that a connection starts with.
+    pub(crate) fn read(start: &[u8]) -> Option<Self> {
+        let mut headers = [httparse::EMPTY_HEADER; MAX_PLAIN_HEADERS];
+        let mut parsed = httparse::Request::new(&mut headers);
+        let Ok(httparse::Status::Complete(length)) = parsed.parse(start) else {
+            return None;
+        };
+        let mut request = Request::builder().method(parsed.method?).uri(parsed.path?);
+        for header in parsed.headers {
+            request = request.header(header.name, header.value);
+        }
+        let request = request.body(()).ok()?;
+        let is_plain = parsed.version == Some(1)
+            && ![CONTENT_LENGTH, TRANSFER_ENCODING, EXPECT]
+                .iter()
+                .any(|name| request.headers().contains_key(name));
+        match is_plain.then(|| handshake::judge(&request))? {
+            Judgement::Accepted(acceptance) => Some(Self {
+                length,
+                request,
+                acceptance,
+            }),
+            _ => None,
+        }
     }
-    let request = request.body(()).ok()?;
-    let is_plain = parsed.version == Some(1)
-        && ![CONTENT_LENGTH, TRANSFER_ENCODING, EXPECT]
-            .iter()
-            .any(|name| request.headers().contains_key(name));
-    let Judgement::Accepted(acceptance) = is_plain.then(|| handshake::judge(&request))? else {
-        return None;
-    };
-    // Asked once only: who is let in may be the last one.
-    let target = doorkeeper.pass_at_once(request.headers())?.ok()?;
-    Some((length, session(&request, acceptance, target)))
+
+    /// Bytes of its head, and the session that it becomes.
+    ///
+    /// # Errors
+    /// It does not pass the gate.
+    pub(crate) async fn pass(
+        self,
+        doorkeeper: &Doorkeeper<'_, impl Fn() -> bool>,
+    ) -> Result<(usize, Session), Closed> {
+        let target = doorkeeper.pass(&self.request).await?;
+        let session = session(&self.request, self.acceptance, target);
+        Ok((self.length, session))
+    }
 }
 
 /// What a request came to.
