@@ -5,8 +5,6 @@
 
 use std::future::poll_fn;
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::task::Poll;
@@ -23,6 +21,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{Failure, HANDSHAKE_FAILURE, TlsStream, provider, trust};
 use crate::config::{Password, TlsConfig, TlsVersion, Trust};
+use crate::stamp::Stamp;
 use crate::stream::Plain;
 
 /// What we offer by ALPN (RFC 7301).
@@ -59,9 +58,6 @@ struct Offers {
     with_alpn: Arc<ServerConfig>,
     without: Arc<ServerConfig>,
 }
-
-/// What tells that a file is another one, or has another content: device, inode, size, and the times of its change in nanoseconds.
-type Stamp = (u64, u64, u64, [i64; 4]);
 
 /// A client that was not accepted.
 #[derive(Debug)]
@@ -240,19 +236,8 @@ fn stamps(config: &TlsConfig) -> Vec<Option<Stamp>> {
     files
         .into_iter()
         .flatten()
-        .map(|file| stamp(file))
+        .map(|file| Stamp::of(file).ok())
         .collect()
-}
-
-fn stamp(file: &Path) -> Option<Stamp> {
-    let metadata = std::fs::metadata(file).ok()?;
-    let times = [
-        metadata.mtime(),
-        metadata.mtime_nsec(),
-        metadata.ctime(),
-        metadata.ctime_nsec(),
-    ];
-    Some((metadata.dev(), metadata.ino(), metadata.size(), times))
 }
 
 /// Reads the client's first message.
