@@ -9,6 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
+use nix::sys::statfs::{
+    BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, F2FS_SUPER_MAGIC, FsType, OVERLAYFS_SUPER_MAGIC,
+    TMPFS_MAGIC, XFS_SUPER_MAGIC, statfs,
+};
 
 use super::directory::blocking;
 use super::{Destination, Token, Unavailable};
@@ -35,7 +39,12 @@ struct Read {
     files: Vec<(PathBuf, Stamp)>,
     /// Whether no file can have changed without its stamp.
     settled: bool,
+    /// Whether all this is on file systems that do not keep anybody waiting.
+    quick: bool,
 }
+
+/// Files that are looked at without leaving it to another thread.
+const FEW: usize = 16;
 
 impl Lines {
     /// Those of a file or directory, which may also come later, unless it is read `once`.
@@ -62,12 +71,23 @@ impl Lines {
 
     /// What the last line for this token says.
     pub(crate) async fn look_up(&self, token: &Token) -> Result<Option<Destination>, Unavailable> {
+        if let Some(found) = self.0.look_up_at_once(token) {
+            return Ok(found);
+        }
         let (inner, token) = (Arc::clone(&self.0), token.clone());
         blocking(move || inner.look_up(&token)).await
     }
 }
 
 impl Inner {
+    /// Looks up what was read before, unless that may take longer than a moment.
+    fn look_up_at_once(&self, token: &Token) -> Option<Option<Destination>> {
+        let read = self.read.try_lock().ok()?;
+        let read = read.as_ref()?;
+        let current = self.once || read.quick && read.files.len() <= FEW && read.is_current();
+        current.then(|| read.targets.get(token.expose()).cloned())
+    }
+
     fn look_up(&self, token: &Token) -> Result<Option<Destination>, Unavailable> {
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.once && !read.as_ref().is_some_and(Read::is_current) {
@@ -98,6 +118,7 @@ impl Read {
         let mut read = Self {
             targets: HashMap::new(),
             settled: stamp.is_settled(now),
+            quick: is_quick(path),
             files: vec![(path.to_owned(), stamp)],
         };
         if !metadata.is_dir() {
@@ -116,6 +137,7 @@ impl Read {
                 continue;
             };
             read.settled &= stamp.is_settled(now);
+            read.quick &= is_quick(&file);
             if let Err(error) = read.add(&file) {
                 tracing::warn!(
                     "cannot read '{}': {}",
@@ -163,6 +185,19 @@ impl Read {
         }
         Ok(())
     }
+}
+
+/// Whether a file is on a file system of this machine: others may keep us waiting for ever.
+fn is_quick(file: &Path) -> bool {
+    const QUICK: [FsType; 6] = [
+        BTRFS_SUPER_MAGIC,
+        EXT4_SUPER_MAGIC,
+        OVERLAYFS_SUPER_MAGIC,
+        TMPFS_MAGIC,
+        XFS_SUPER_MAGIC,
+        F2FS_SUPER_MAGIC,
+    ];
+    statfs(file).is_ok_and(|system| QUICK.contains(&system.filesystem_type()))
 }
 
 /// The token of a line and where it leads; `None` if the line is empty or a comment. The reason says nothing of the token.
