@@ -165,6 +165,9 @@ export function startTelnetd(test, login) {
     return startServer(test, ['--web', WEB, '--wrap-port', '2023', '--wrap-mode=respawn'], ['--', ...command]);
 }
 
+/** A VNC server that takes a display that is free, and tells which. */
+const VNC_SERVER = ['Xtigervnc', '-displayfd', '1', '-SecurityTypes', 'None', '-desktop', 'desktop'];
+
 /**
  * Starts websockify with noVNC in front of a VNC server, and a terminal that fills its screen.
  *
@@ -173,21 +176,40 @@ export function startTelnetd(test, login) {
  */
 export async function startDesktop(test, options, command) {
     const home = { HOME: await scratch(test) };
-    const access = ['-rfbport', '5901', '-SecurityTypes', 'None', '-interface', '127.0.0.1'];
-    const screen = ['-geometry', '800x400', '-desktop', 'desktop'];
     const server = await startServer(
         test,
         ['--web', NOVNC, '--wrap-port', '5901', ...options],
-        // The server takes a display that is free, and tells which.
-        ['--', 'Xtigervnc', '-displayfd', '1', ...access, ...screen],
+        ['--', ...VNC_SERVER, '-geometry', '800x400', '-rfbport', '5901', '-interface', '127.0.0.1'],
         home,
     );
+    const display = await startTerminal(test, server, command, home);
+    return { server, display };
+}
+
+/**
+ * Starts a VNC server by itself, with a terminal on its screen.
+ *
+ * @param {string} geometry Its width and height, `800x400`
+ * @param {string} command What runs in the terminal
+ * @returns {Promise<string>} The unix socket that it listens on
+ */
+export async function startVnc(test, geometry, command) {
+    const home = { HOME: await scratch(test) };
+    const socket = join(home.HOME, 'socket');
+    const [program, ...options] = VNC_SERVER;
+    const server = await startProgram(test, program, [...options, '-geometry', geometry, '-rfbport', '-1', '-rfbunixpath', socket], home);
+    await startTerminal(test, server, command, home);
+    return socket;
+}
+
+/** Starts a terminal on the screen of a VNC server, once that has told which display it is, and returns that. */
+async function startTerminal(test, server, command, home) {
     const [, display] = await server.wrote('stdout', /^(\d+)\n/);
     const look = ['-fa', 'DejaVu Sans Mono', '-fs', '11', '-geometry', '86x21+0+0', '-b', '10'];
     const colours = ['-bg', '#10161c', '-fg', '#d9e1e8'];
     const terminal = ['-display', `:${display}`, ...look, ...colours, '-e', 'sh', '-c', command];
     await startProgram(test, 'xterm', terminal, home);
-    return { server, display };
+    return display;
 }
 
 /** A file with a certificate that nobody else has signed, and its key. */
