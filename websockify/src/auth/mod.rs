@@ -1,5 +1,9 @@
 //! Who is let in: the authenticators, each in its own file.
 
+mod basic;
+mod credentials;
+mod keyed;
+
 use anyhow::Result;
 use hyper::StatusCode;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue, WWW_AUTHENTICATE};
@@ -8,6 +12,8 @@ use crate::config::AuthenticatorConfig;
 use crate::listener::Peer;
 use crate::plugin::Plugin;
 use crate::token::Destination;
+
+use basic::Basic;
 
 /// Whoever wants to be let in, as authenticators see them.
 #[derive(Clone, Copy, Debug)]
@@ -65,7 +71,10 @@ impl Refused {
 
 /// What knows who is let in.
 #[derive(Debug)]
-pub(crate) enum Authenticator {}
+pub(crate) enum Authenticator {
+    /// `BasicHTTPAuth`.
+    Basic(Basic),
+}
 
 impl Authenticator {
     /// The one of a configuration; `python` has its class, if it is one of Python.
@@ -73,13 +82,18 @@ impl Authenticator {
     /// # Errors
     /// It cannot work, and why.
     pub(crate) async fn open(config: AuthenticatorConfig, python: Option<&Plugin>) -> Result<Self> {
-        _ = (config, python);
-        anyhow::bail!("not merged")
+        _ = python;
+        Ok(match config {
+            AuthenticatorConfig::Basic(source) => Self::Basic(Basic::new(&source)?),
+            _ => anyhow::bail!("not merged"),
+        })
     }
 
     /// Whether it wants to know where somebody goes.
     pub(crate) fn looks_at_targets(&self) -> bool {
-        match *self {}
+        match self {
+            Self::Basic(_) => false,
+        }
     }
 
     /// Whether somebody is let in.
@@ -91,8 +105,10 @@ impl Authenticator {
         visitor: &Visitor<'_>,
         destination: Option<&Destination>,
     ) -> Result<(), Denied> {
-        _ = (visitor, destination);
-        match *self {}
+        _ = destination;
+        match self {
+            Self::Basic(basic) => basic.authenticate(visitor),
+        }
     }
 }
 
