@@ -43,7 +43,8 @@ impl FromStr for AllowedOrigin {
 }
 
 impl Origin {
-    fn parse(text: &str) -> Option<Self> {
+    /// From a text that is nothing but an origin.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let uri: Uri = text.parse().ok()?;
         let scheme = uri.scheme_str()?.to_ascii_lowercase();
         let authority = uri.authority()?;

@@ -2,6 +2,7 @@
 
 mod basic;
 mod credentials;
+mod expected_origin;
 mod keyed;
 
 use anyhow::Result;
@@ -14,6 +15,7 @@ use crate::plugin::Plugin;
 use crate::token::Destination;
 
 use basic::Basic;
+use expected_origin::ExpectedOrigin;
 
 /// Whoever wants to be let in, as authenticators see them.
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +76,8 @@ impl Refused {
 pub(crate) enum Authenticator {
     /// `BasicHTTPAuth`.
     Basic(Basic),
+    /// `ExpectOrigin`.
+    Origin(ExpectedOrigin),
 }
 
 impl Authenticator {
@@ -85,6 +89,7 @@ impl Authenticator {
         _ = python;
         Ok(match config {
             AuthenticatorConfig::Basic(source) => Self::Basic(Basic::new(&source)?),
+            AuthenticatorConfig::Origin(source) => Self::Origin(ExpectedOrigin::new(&source)),
             _ => anyhow::bail!("not merged"),
         })
     }
@@ -92,7 +97,7 @@ impl Authenticator {
     /// Whether it wants to know where somebody goes.
     pub(crate) fn looks_at_targets(&self) -> bool {
         match self {
-            Self::Basic(_) => false,
+            Self::Basic(_) | Self::Origin(_) => false,
         }
     }
 
@@ -108,6 +113,7 @@ impl Authenticator {
         _ = destination;
         match self {
             Self::Basic(basic) => basic.authenticate(visitor),
+            Self::Origin(origin) => origin.authenticate(visitor),
         }
     }
 }
