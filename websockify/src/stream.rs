@@ -106,9 +106,12 @@ impl Stream {
         matches!(self, Self::Tls(_))
     }
 
-    /// The common name of the certificate that the peer has shown and that was trusted.
+    /// The common name of the certificate that a client has shown, if it was verified, and says who the client is.
     pub(crate) fn common_name(&self) -> Option<String> {
-        None
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(stream) => lock(stream).common_name(),
+        }
     }
 
     /// The socket's descriptor.

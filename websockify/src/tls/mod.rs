@@ -9,6 +9,7 @@ mod connector;
 mod identity;
 mod key;
 mod stream;
+mod subject;
 mod trust;
 
 use std::fmt;

@@ -15,6 +15,7 @@ use nix::sys::socket::{Shutdown, shutdown};
 use rustls::Connection;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::subject;
 use crate::stream::Plain;
 
 /// Bytes that are received at once.
@@ -64,6 +65,23 @@ impl TlsStream {
     /// The socket's descriptor.
     pub(crate) fn descriptor(&self) -> RawFd {
         self.socket.as_fd().as_raw_fd()
+    }
+
+    /// The common name of the certificate that a client has shown, if it had to, and if that says who it is. Whoever resumes a session
+    /// is who has begun it.
+    pub(crate) fn common_name(&self) -> Option<String> {
+        // Nobody is asked for one without being verified.
+        let Connection::Server(connection) = &self.connection else {
+            return None;
+        };
+        let certificate = connection.peer_certificates()?.first()?;
+        match subject::common_name(certificate) {
+            Ok(name) => Some(name),
+            Err(reason) => {
+                tracing::info!("the certificate of a client does not say who it is: {reason}");
+                None
+            }
+        }
     }
 
     /// Goes on with the handshake until it is done and the peer has been sent our part of it.

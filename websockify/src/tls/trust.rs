@@ -17,6 +17,7 @@ use rustls::{
 };
 use x509_cert::certificate::{Raw, TbsCertificateInner, Version};
 use x509_cert::ext::pkix::{BasicConstraints, KeyUsage};
+use x509_cert::time::Validity;
 
 use super::identity;
 use crate::config::Trust;
@@ -156,16 +157,21 @@ impl<V> OrTrusted<V> {
             return Ok(false);
         }
         let parsed = identity::parse(certificate).map_err(|_| CertificateError::BadEncoding)?;
-        let validity = parsed.tbs_certificate().validity();
-        let now = Duration::from_secs(now.as_secs());
-        if now < validity.not_before.to_unix_duration() {
-            return Err(CertificateError::NotValidYet.into());
-        }
-        if now > validity.not_after.to_unix_duration() {
-            return Err(CertificateError::Expired.into());
-        }
+        check_time(parsed.tbs_certificate().validity(), now)?;
         Ok(true)
     }
+}
+
+/// Whether it is the time of a certificate.
+pub(super) fn check_time(validity: &Validity<Raw>, now: UnixTime) -> Result<(), CertificateError> {
+    let now = Duration::from_secs(now.as_secs());
+    if now < validity.not_before.to_unix_duration() {
+        return Err(CertificateError::NotValidYet);
+    }
+    if now > validity.not_after.to_unix_duration() {
+        return Err(CertificateError::Expired);
+    }
+    Ok(())
 }
 
 impl ServerCertVerifier for OrTrusted<Arc<WebPkiServerVerifier>> {
