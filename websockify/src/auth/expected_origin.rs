@@ -139,6 +139,9 @@ mod tests {
             panic!("it was let in");
         };
         assert_eq!(refused.status, StatusCode::FORBIDDEN);
-        assert_eq!((refused.headers.len(), &*refused.message), (0, "Invalid Origin"));
+        assert_eq!(
+            (refused.headers.len(), &*refused.message),
+            (0, "Invalid Origin")
+        );
     }
 }

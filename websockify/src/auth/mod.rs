@@ -1,6 +1,7 @@
 //! Who is let in: the authenticators, each in its own file.
 
 mod basic;
+mod certificate;
 mod credentials;
 mod expected_origin;
 mod keyed;
@@ -15,7 +16,10 @@ use crate::plugin::Plugin;
 use crate::token::Destination;
 
 use basic::Basic;
+use certificate::CommonNames;
 use expected_origin::ExpectedOrigin;
+
+pub(crate) use certificate::without_certificate_headers;
 
 /// Whoever wants to be let in, as authenticators see them.
 #[derive(Clone, Copy, Debug)]
@@ -78,6 +82,8 @@ pub(crate) enum Authenticator {
     Basic(Basic),
     /// `ExpectOrigin`.
     Origin(ExpectedOrigin),
+    /// `ClientCertCNAuth`.
+    CommonName(CommonNames),
 }
 
 impl Authenticator {
@@ -90,6 +96,7 @@ impl Authenticator {
         Ok(match config {
             AuthenticatorConfig::Basic(source) => Self::Basic(Basic::new(&source)?),
             AuthenticatorConfig::Origin(source) => Self::Origin(ExpectedOrigin::new(&source)),
+            AuthenticatorConfig::CommonName(source) => Self::CommonName(CommonNames::new(&source)),
             _ => anyhow::bail!("not merged"),
         })
     }
@@ -97,7 +104,7 @@ impl Authenticator {
     /// Whether it wants to know where somebody goes.
     pub(crate) fn looks_at_targets(&self) -> bool {
         match self {
-            Self::Basic(_) | Self::Origin(_) => false,
+            Self::Basic(_) | Self::Origin(_) | Self::CommonName(_) => false,
         }
     }
 
@@ -113,12 +120,8 @@ impl Authenticator {
         _ = destination;
         match self {
             Self::Basic(basic) => basic.authenticate(visitor),
+            Self::CommonName(certificate) => certificate.authenticate(visitor),
             Self::Origin(origin) => origin.authenticate(visitor),
         }
     }
-}
-
-/// The headers without those that could be taken for what is known of a certificate.
-pub(crate) fn without_certificate_headers(headers: &HeaderMap) -> HeaderMap {
-    headers.clone()
 }
