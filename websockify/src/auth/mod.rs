@@ -4,6 +4,7 @@ mod basic;
 mod certificate;
 mod credentials;
 mod expected_origin;
+mod htpasswd;
 mod keyed;
 
 use anyhow::Result;
@@ -18,6 +19,7 @@ use crate::token::Destination;
 use basic::Basic;
 use certificate::CommonNames;
 use expected_origin::ExpectedOrigin;
+use htpasswd::Htpasswd;
 
 pub(crate) use certificate::without_certificate_headers;
 
@@ -84,6 +86,8 @@ pub(crate) enum Authenticator {
     Origin(ExpectedOrigin),
     /// `ClientCertCNAuth`.
     CommonName(CommonNames),
+    /// `HtpasswdFile`.
+    Htpasswd(Htpasswd),
 }
 
 impl Authenticator {
@@ -97,6 +101,7 @@ impl Authenticator {
             AuthenticatorConfig::Basic(source) => Self::Basic(Basic::new(&source)?),
             AuthenticatorConfig::Origin(source) => Self::Origin(ExpectedOrigin::new(&source)),
             AuthenticatorConfig::CommonName(source) => Self::CommonName(CommonNames::new(&source)),
+            AuthenticatorConfig::Htpasswd(source) => Self::Htpasswd(Htpasswd::new(source)?),
             _ => anyhow::bail!("not merged"),
         })
     }
@@ -104,7 +109,7 @@ impl Authenticator {
     /// Whether it wants to know where somebody goes.
     pub(crate) fn looks_at_targets(&self) -> bool {
         match self {
-            Self::Basic(_) | Self::Origin(_) | Self::CommonName(_) => false,
+            Self::Basic(_) | Self::Origin(_) | Self::CommonName(_) | Self::Htpasswd(_) => false,
         }
     }
 
@@ -120,6 +125,7 @@ impl Authenticator {
         _ = destination;
         match self {
             Self::Basic(basic) => basic.authenticate(visitor),
+            Self::Htpasswd(htpasswd) => htpasswd.authenticate(visitor).await,
             Self::CommonName(certificate) => certificate.authenticate(visitor),
             Self::Origin(origin) => origin.authenticate(visitor),
         }
