@@ -128,6 +128,86 @@ impl Certificates {
         identity
     }
 
+    /// A certificate that is about this subject, such as `/O=x/CN=y`, of which the strings are of the kinds of this `string_mask`
+    /// (req(1ssl)).
+    pub fn subject(
+        &self,
+        name: &str,
+        subject: &str,
+        string_mask: &str,
+        issuer: &Identity,
+    ) -> Identity {
+        let identity = self.identity(name, FAST);
+        let settings = format!("[req]\ndistinguished_name=it\nstring_mask={string_mask}\n[it]\n");
+        let settings = self.write(&format!("{name}.settings"), settings.as_bytes());
+        let request = self.path(&format!("{name}.request"));
+        let mut command = Command::new("openssl");
+        command.args(["req", "-new", "-utf8", "-subj", subject]);
+        command.arg("-config").arg(settings);
+        command.arg("-key").arg(&identity.key);
+        run(command.arg("-out").arg(&request));
+        self.sign(
+            name,
+            &identity,
+            &request,
+            "basicConstraints=critical,CA:FALSE",
+            Some(issuer),
+        );
+        identity
+    }
+
+    /// Puts another text of the same length into a certificate and signs it once more: so there may be what `openssl` does not make.
+    pub fn alter(&self, identity: &Identity, old: &str, new: &str, issuer: &Identity) {
+        let [signed, signature] = ["signed", "signature"].map(|name| self.path(name));
+        let certificate = text(&identity.certificate);
+        openssl(&[
+            "asn1parse",
+            "-noout",
+            "-strparse",
+            "4",
+            "-in",
+            certificate,
+            "-out",
+            text(&signed),
+        ]);
+        let mut content = fs::read(&signed).expect("openssl has written it");
+        let is_old = |part: &[u8]| part == old.as_bytes();
+        let at = content
+            .windows(old.len())
+            .position(is_old)
+            .expect("it is there");
+        content[at..at + new.len()].copy_from_slice(new.as_bytes());
+        fs::write(&signed, &content).expect("there is room for a file");
+        let key = text(&issuer.key);
+        openssl(&[
+            "dgst",
+            "-sha256",
+            "-sign",
+            key,
+            "-out",
+            text(&signature),
+            text(&signed),
+        ]);
+        let signature = fs::read(&signature).expect("openssl has written it");
+        // ecdsa-with-SHA256 (RFC 5758), and a bit string of whole bytes.
+        content.extend_from_slice(b"\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x02\x03");
+        content.extend_from_slice(&[signature.len() as u8 + 1, 0]);
+        content.extend_from_slice(&signature);
+        let mut whole = vec![0x30, 0x82];
+        whole.extend_from_slice(&(content.len() as u16).to_be_bytes());
+        whole.append(&mut content);
+        let whole = self.write("altered.der", &whole);
+        openssl(&[
+            "x509",
+            "-inform",
+            "DER",
+            "-in",
+            text(&whole),
+            "-out",
+            certificate,
+        ]);
+    }
+
     fn make(
         &self,
         name: &str,
@@ -135,12 +215,30 @@ impl Certificates {
         extensions: &str,
         issuer: Option<&Identity>,
     ) -> Identity {
+        let identity = self.identity(name, kind);
+        let request = self.request(name, &identity.key);
+        self.sign(name, &identity, &request, extensions, issuer);
+        identity
+    }
+
+    /// The names of the files, and a key of this kind.
+    fn identity(&self, name: &str, kind: &[&str]) -> Identity {
         let identity = Identity {
             certificate: self.path(&format!("{name}.crt")),
             key: self.path(&format!("{name}.key")),
         };
         openssl(&[&["genpkey", "-out", text(&identity.key)], kind].concat());
-        let request = self.request(name, &identity.key);
+        identity
+    }
+
+    fn sign(
+        &self,
+        name: &str,
+        identity: &Identity,
+        request: &Path,
+        extensions: &str,
+        issuer: Option<&Identity>,
+    ) {
         let extensions = self.write(&format!("{name}.extensions"), extensions.as_bytes());
         let mut command = Command::new("openssl");
         command.args(["x509", "-req", "-days", "30"]);
@@ -156,7 +254,6 @@ impl Certificates {
             }
         }
         run(command.arg("-out").arg(&identity.certificate));
-        identity
     }
 
     fn request(&self, name: &str, key: &Path) -> PathBuf {
@@ -218,6 +315,11 @@ impl ClientTls {
     /// The same with TLS 1.2 only.
     pub fn old(file: &Path) -> Self {
         Self::with(file, &[&TLS12], None)
+    }
+
+    /// The same, which also shows a certificate.
+    pub fn old_showing(file: &Path, identity: &Identity) -> Self {
+        Self::with(file, &[&TLS12], Some(identity))
     }
 
     fn with(

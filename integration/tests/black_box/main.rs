@@ -10,6 +10,7 @@
 //! - [`paths`]: nothing is lost or changed on any way that payload takes.
 //! - [`tls`]: TLS with clients.
 //! - [`tls_target`]: TLS with the target.
+//! - [`auth`]: who is let in, by password, origin or certificate.
 //! - [`tokens`]: where a token leads, from files and directories.
 //! - [`lifetime`]: stopping, run-once, timeouts, leaks.
 //! - [`shim`]: the preloaded library itself.
@@ -20,6 +21,7 @@
 //! - [`wrapping`]: wrapped programs, from one-liners to daemons.
 //! - [`real`]: telnetd and VNC.
 
+mod auth;
 mod command_line;
 mod compatible;
 mod ending;
