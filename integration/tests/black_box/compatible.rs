@@ -1,7 +1,8 @@
 //! What clients and scripts rely on, and what the Python original does as well.
 
 use integration::{
-    Client, Handshake, Server, Target, close_payload, frame, over_tls, pattern, session,
+    Certificates, Client, ClientTls, FAST, Handshake, Server, Target, close_payload, frame,
+    over_tls, pattern, session, text,
 };
 
 #[test]
@@ -219,4 +220,82 @@ fn a_client_on_a_unix_target_is_served() {
         (&arrived, &client.read_binary(4)[..]),
         (b"up", &b"down"[..])
     );
+}
+
+/// The status that an upgrade with this header line is answered with.
+fn status(server: &Server, line: &str) -> String {
+    let request = Handshake::default().with(line).bytes();
+    Client::ask(server.address(), &request).status().to_owned()
+}
+
+/// A server that asks this authenticator.
+fn guarded(target: &Target, plugin: &str, source: &str) -> Server {
+    let address = target.address().to_string();
+    Server::with(&["--auth-plugin", plugin, "--auth-source", source, &address])
+}
+
+#[test]
+fn a_name_and_a_password_are_asked_for() {
+    let target = Target::new();
+    let source = "user:pass:word";
+    for plugin in ["BasicHTTPAuth", "websockify.auth_plugins.BasicHTTPAuth"] {
+        let server = guarded(&target, plugin, source);
+        assert_eq!(
+            status(&server, "Authorization: Basic dXNlcjpwYXNzOndvcmQ="),
+            "101"
+        );
+        assert_eq!(status(&server, "Authorization: Basic dXNlcjpwYXNz"), "401");
+        let client = Client::ask(server.address(), &Handshake::default().bytes());
+        assert_eq!(client.status(), "401");
+        assert_eq!(
+            client.header("WWW-Authenticate"),
+            Some("Basic realm=\"Websockify\"")
+        );
+    }
+}
+
+#[test]
+fn a_page_has_to_be_of_an_expected_origin() {
+    let target = Target::new();
+    let server = guarded(
+        &target,
+        "ExpectOrigin",
+        "http://a.example:81 https://b.example null",
+    );
+    for (line, expected) in [
+        ("Origin: http://a.example:81", "101"),
+        ("Origin: https://b.example", "101"),
+        ("Origin: null", "101"),
+        ("Origin: http://a.example", "403"),
+        ("Origin: http://b.example", "403"),
+        ("Origin: https://b.example.evil", "403"),
+        ("X: y", "403"),
+    ] {
+        assert_eq!(status(&server, line), expected, "{line}");
+    }
+}
+
+#[test]
+fn a_certificate_has_to_be_of_an_expected_name() {
+    let certificates = Certificates::new();
+    let root = certificates.authority("root");
+    let server = certificates.host("server", FAST, None);
+    let [alice, bob] = ["/O=x/CN=alice", "/O=alice/CN=bob"].map(|subject| {
+        certificates.subject(&subject[subject.len() - 3..], subject, "utf8only", &root)
+    });
+    let target = Target::new();
+    let address = target.address().to_string();
+    let trust = ["--verify-client", "--cafile", text(&root.certificate)];
+    let auth = [
+        "--auth-plugin=ClientCertCNAuth",
+        "--auth-source=carol alice",
+        &address,
+    ];
+    let process = Server::with(&[&server.options()[..], &trust, &auth].concat());
+    for (identity, status) in [(alice, "101"), (bob, "403")] {
+        let tls = ClientTls::showing(&server.certificate, &identity);
+        let mut client = Client::tls(process.address(), &tls).unwrap();
+        client.request(&Handshake::default().bytes());
+        assert_eq!(client.status(), status);
+    }
 }
