@@ -23,6 +23,7 @@ mod connection;
 mod future;
 mod gate;
 mod http;
+mod input;
 mod listener;
 pub mod log;
 pub mod memory;

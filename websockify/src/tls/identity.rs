@@ -1,13 +1,8 @@
 //! Certificates and their keys in files.
 
-use std::fs::OpenOptions;
-use std::io::{self, ErrorKind, Read};
-use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, bail};
-use nix::poll::{PollFd, PollFlags};
+use anyhow::{Result, anyhow, bail};
 use pem::Pem;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
@@ -17,13 +12,8 @@ use x509_cert::der::{self, Decode, Encode};
 
 use super::key::{self, KeyError};
 use crate::config::{IdentityFiles, Password};
+use crate::input;
 use crate::secret::Secret;
-use crate::sys;
-
-/// Bytes that a file may have; all certificates that a system trusts have a quarter of a million.
-const MAX_FILE: u64 = 16 * 1024 * 1024;
-/// How long nothing may come out of a pipe, in milliseconds.
-const PIPE_LIMIT: u16 = 5000;
 
 impl IdentityFiles {
     /// Reads both.
@@ -73,7 +63,7 @@ impl Password {
         match self {
             Self::Given(secret) => Ok(secret.clone()),
             Self::File(file) => {
-                let mut text = read(file)?;
+                let mut text = input::read(file)?;
                 let end = text.iter().position(|byte| b"\r\n".contains(byte));
                 text.truncate(end.unwrap_or(text.len()));
                 Ok(Secret::from(text))
@@ -103,39 +93,8 @@ fn chain(file: &Path, blocks: &[Pem]) -> Result<Vec<CertificateDer<'static>>> {
 
 /// What is in a file in PEM form (RFC 7468), whatever stands around it.
 fn blocks(file: &Path) -> Result<Vec<Pem>> {
-    let text = read(file)?;
+    let text = input::read(file)?;
     pem::parse_many(text).map_err(|error| anyhow!("{} is damaged: {error}", file.display()))
-}
-
-/// Reads a file, or what comes out of a pipe such as the shell's `<(...)`.
-fn read(file: &Path) -> Result<Vec<u8>> {
-    let read = || -> io::Result<Vec<u8>> {
-        // What nobody writes to is not waited for.
-        let mut opened = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open(file)?;
-        let mut bytes = Vec::new();
-        loop {
-            let most = (MAX_FILE + 1).saturating_sub(bytes.len() as u64);
-            match (&mut opened).take(most).read_to_end(&mut bytes) {
-                Ok(_) if bytes.len() as u64 > MAX_FILE => {
-                    return Err(io::Error::other("it is larger than 16 MiB"));
-                }
-                Ok(_) => return Ok(bytes),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    let mut pipe = [PollFd::new(opened.as_fd(), PollFlags::POLLIN)];
-                    if nix::poll::poll(&mut pipe, PIPE_LIMIT)? == 0 {
-                        return Err(io::Error::other("nothing comes out of it"));
-                    }
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    };
-    read()
-        .map_err(|error| anyhow!(sys::describe(&error)))
-        .with_context(|| format!("cannot read {}", file.display()))
 }
 
 /// The parts of a certificate, as far as it keeps to the form at all.
