@@ -2,6 +2,8 @@
 
 mod directory;
 mod file;
+mod jose;
+mod jwt;
 
 use std::borrow::Cow;
 use std::fmt;
