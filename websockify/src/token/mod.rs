@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use anyhow::Result;
 use hyper::Request;
@@ -21,6 +22,7 @@ use crate::plugin::Plugin;
 
 use directory::{Files, Sockets};
 use file::Lines;
+use jwt::JwtSource;
 
 /// What a client names its target by. Whoever knows it is let through to that target, so it is not shown.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -189,6 +191,8 @@ pub(crate) enum TokenSource {
     Files(Files),
     /// `UnixDomainSocketDirectory`.
     Sockets(Sockets),
+    /// `JWTTokenApi`.
+    Jwt(Arc<JwtSource>),
 }
 
 impl TokenSource {
@@ -201,6 +205,7 @@ impl TokenSource {
             TokenSourceConfig::File { path, once } => Self::Lines(Lines::open(path, once)?),
             TokenSourceConfig::FileName(path) => Self::Files(Files::in_directory(path)?),
             TokenSourceConfig::Sockets(path) => Self::Sockets(Sockets::in_directory(path)?),
+            TokenSourceConfig::Jwt(path) => Self::Jwt(Arc::new(JwtSource::new(path)?)),
             _ => {
                 _ = python;
                 anyhow::bail!("not merged")
@@ -217,6 +222,10 @@ impl TokenSource {
             Self::Lines(lines) => lines.look_up(token).await,
             Self::Files(files) => files.look_up(token).await,
             Self::Sockets(sockets) => sockets.look_up(token).await,
+            Self::Jwt(source) => {
+                let (source, token) = (Arc::clone(source), token.clone());
+                directory::blocking(move || source.look_up(&token)).await
+            }
         }
     }
 }
