@@ -29,6 +29,8 @@ TEST_PACKAGES := telnetd-ssl tigervnc-standalone-server tigervnc-tools redis-ser
 	sslscan python3 python3-venv perl iproute2 libcap2-bin binutils util-linux \
 	apache2-utils gcc libc6-dev musl-tools golang-go $(WEB_TEST_PACKAGES) $(if $(filter x86_64,$(shell uname -m)),gcc-multilib)
 BENCH_PACKAGES := haproxy nginx-light openssl socat python3 python3-venv
+# Python with what makes signed tokens.
+TEST_VENV := target/python
 COMPLIANCE := target/compliance
 # Most tests wait for something most of the time.
 export RUST_TEST_THREADS ?= 8
@@ -55,11 +57,16 @@ $(WEB)/node_modules/.package-lock.json: $(WEB)/package.json $(WEB)/package-lock.
 	touch $@
 
 # Everything, then sessions and their ends over each of the ways that payload takes.
-test: test-packages
+test: test-packages $(TEST_VENV)/installed
 	$(CARGO) test --locked --workspace
 	for way in WEBSOCKIFY_RELAY=copy WEBSOCKIFY_RELAY=splice WEBSOCKIFY_OVER_TLS=1; do \
 		env $$way $(CARGO) test --locked -p integration --test black_box -- session:: ending:: compatible:: || exit; done
 	$(MAKE) test-web
+
+$(TEST_VENV)/installed: | test-packages
+	@echo "Installing jwcrypto from PyPI into $(TEST_VENV)"
+	python3 -m venv $(TEST_VENV) && $(TEST_VENV)/bin/pip install --quiet jwcrypto==1.6.1
+	touch $@
 
 test-web: web-test-packages $(BUNDLE)
 	$(CARGO) build --locked -p websockify

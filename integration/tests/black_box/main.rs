@@ -12,6 +12,7 @@
 //! - [`tls_target`]: TLS with the target.
 //! - [`auth`]: who is let in, by password, origin or certificate.
 //! - [`tokens`]: where a token leads, from files and directories.
+//! - [`jwt`]: tokens that are signed or encrypted.
 //! - [`lifetime`]: stopping, run-once, timeouts, leaks.
 //! - [`shim`]: the preloaded library itself.
 //! - [`library`]: where the preloaded library comes from.
@@ -27,6 +28,7 @@ mod compatible;
 mod ending;
 mod files;
 mod guard;
+mod jwt;
 mod library;
 mod lifetime;
 mod listening;
