@@ -9,18 +9,22 @@ use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use libc::c_int;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::signal::Signal;
+use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SetSockOpt, SockFlag, SockProtocol, SockType, SockaddrLike,
     SockaddrStorage, setsockopt, sockopt,
 };
+use nix::unistd::{Pid, getppid, setsid};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -184,12 +188,75 @@ pub(crate) fn tune_tcp(socket: BorrowedFd<'_>) {
     );
 }
 
+/// How many descriptors this process was permitted before it permitted itself more: the soft and the hard limit.
+static DESCRIPTOR_LIMIT: OnceLock<(rlim_t, rlim_t)> = OnceLock::new();
+
 /// Permits this process as many descriptors as it may permit itself; each session takes two.
 pub(crate) fn raise_descriptor_limit() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
+        DESCRIPTOR_LIMIT.get_or_init(|| (soft, hard));
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    });
     if let Err(error) = raised {
         tracing::debug!("cannot raise the limit of descriptors: {}", error.desc());
+    }
+}
+
+/// Runs in a child before the program that it is to become: nothing of how we treat signals shall reach that, and it shall not
+/// outlive `parent`, the process that forked. It makes system calls only, as is demanded between fork and exec.
+pub(crate) fn become_program_of(parent: Pid) -> io::Result<()> {
+    for number in 1..=libc::SIGRTMAX() {
+        // SAFETY: SIG_DFL is a valid disposition; numbers that cannot be set are refused without harm.
+        unsafe { libc::signal(number, libc::SIG_DFL) };
+    }
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+    // It comes when the thread ends that forked.
+    // SAFETY: PR_SET_PDEATHSIG takes a signal number.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    if getppid() != parent {
+        // That ended before the line above could take effect.
+        return Err(io::Error::from_raw_os_error(libc::EINTR));
+    }
+    Ok(())
+}
+
+/// Has a command start its program as a helper of ours: in a session of its own, so that no key pressed at our terminal reaches
+/// it; with no descriptor but its standard ones and `passed`; with the limit of descriptors that we were started with. The helper
+/// ends when the calling thread does, if not before.
+pub(crate) fn as_helper(command: &mut Command, passed: Option<RawFd>) {
+    let parent = Pid::this();
+    let limit = DESCRIPTOR_LIMIT.get().copied();
+    let prepare = move || {
+        setsid()?;
+        become_program_of(parent)?;
+        close_at_exec();
+        if let Some(descriptor) = passed {
+            // SAFETY: F_SETFD takes a number; a descriptor that is none is only reported as such.
+            unsafe { libc::fcntl(descriptor, libc::F_SETFD, 0) };
+        }
+        if let Some((soft, hard)) = limit {
+            // More is no reason not to start.
+            _ = setrlimit(Resource::RLIMIT_NOFILE, soft, hard);
+        }
+        Ok(())
+    };
+    // SAFETY: `prepare` makes system calls only, as is demanded between fork and exec.
+    unsafe { command.pre_exec(prepare) };
+}
+
+/// Has all descriptors but the standard ones closed when this process executes another program; we open none without that, but
+/// may have inherited some.
+fn close_at_exec() {
+    /// What kernels before 5.11 take a while for, each by itself.
+    const HIGHEST: RawFd = 4096;
+    let flags = libc::CLOSE_RANGE_CLOEXEC;
+    // SAFETY: this takes three numbers, and closes nothing yet.
+    if unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, flags) } == 0 {
+        return;
+    }
+    for descriptor in 3..HIGHEST {
+        // SAFETY: F_SETFD takes a number; a descriptor that is none is only reported as such.
+        unsafe { libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC) };
     }
 }
 

@@ -15,7 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{MsgFlags, sendmsg};
-use nix::unistd::{Pid, getppid, setpgid};
+use nix::unistd::{Pid, setpgid};
 
 use super::super::child::{Ending, Step, reap};
 use super::super::redirect::Rule;
@@ -23,6 +23,7 @@ use super::super::seccomp::Filter;
 use super::super::{preload, proc};
 use super::Event;
 use crate::config::KEY_PASSWORD_VARIABLE;
+use crate::sys;
 
 /// The guard's name in `ps`, instead of ours.
 const NAME: &str = "wrap-guard";
@@ -159,8 +160,8 @@ impl Guard {
             order.envs(preload::variables(rule, shim));
         }
         let parent = Pid::this();
-        // SAFETY: `prepare` makes system calls only, as is demanded between fork and exec.
-        unsafe { order.pre_exec(move || prepare(parent)) };
+        // SAFETY: this makes system calls only, as is demanded between fork and exec.
+        unsafe { order.pre_exec(move || sys::become_program_of(parent)) };
         if let Some((filter, channel)) = &self.filter {
             let (filter, channel) = (filter.clone(), channel.as_raw_fd());
             // SAFETY: so does this, and what it uses was made before.
@@ -188,22 +189,6 @@ impl Guard {
         while self.changes.read_signal()?.is_some() {}
         Ok(())
     }
-}
-
-/// Runs in the child before the program: nothing of how we treat signals shall reach it, and it shall not outlive the guard.
-fn prepare(parent: Pid) -> io::Result<()> {
-    for number in 1..=libc::SIGRTMAX() {
-        // SAFETY: SIG_DFL is a valid disposition; numbers that cannot be set are refused without harm.
-        unsafe { libc::signal(number, libc::SIG_DFL) };
-    }
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
-    // SAFETY: PR_SET_PDEATHSIG takes a signal number.
-    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
-    if getppid() != parent {
-        // The guard ended before the line above could take effect.
-        return Err(io::Error::from_raw_os_error(libc::EINTR));
-    }
-    Ok(())
 }
 
 /// Closes every descriptor but these.
