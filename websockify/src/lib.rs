@@ -22,6 +22,7 @@ pub mod config;
 mod connection;
 mod future;
 mod gate;
+mod helpers;
 mod http;
 mod input;
 mod listener;

@@ -44,7 +44,7 @@ use crate::config::WrapConfig;
 use crate::sys;
 
 use guard::Unattached;
-pub(crate) use inspect::Obstacle;
+pub(crate) use inspect::{Obstacle, find, unstartable};
 use listening::Listener;
 pub(crate) use listening::{Acceptance, acceptance};
 use port::Reservation;
@@ -372,7 +372,7 @@ pub(crate) fn execute(old_port: u16, new_port: u16, command: &[OsString]) -> any
                 .args(&command[1..])
                 .envs(preload::variables(rule, &library))
                 .exec();
-            inspect::unstartable(&error, &command[0]).into()
+            unstartable(&error, &command[0]).into()
         }
         Err(error) => error,
     }

@@ -34,6 +34,7 @@ use tokio::net::UnixDatagram;
 use super::child::Change;
 use super::redirect::Rule;
 use super::{Method, proc, seccomp};
+use crate::helpers;
 use process::Guard;
 
 /// How long a guard has to end when nothing is left to guard.
@@ -214,11 +215,13 @@ impl Handle {
         let spared: Vec<Pid> = self
             .strangers
             .iter()
-            .flat_map(|&stranger| [vec![stranger], proc::descendants(stranger)].concat())
+            .copied()
+            .chain(helpers::all())
+            .flat_map(|stranger| [vec![stranger], proc::descendants(stranger)].concat())
             .chain([self.pid])
             .collect();
         let mut processes = proc::descendants(Pid::this());
-        processes.retain(|pid| !spared.contains(pid));
+        processes.retain(|&pid| !spared.contains(&pid) && !helpers::is_related(pid));
         processes
     }
 }
