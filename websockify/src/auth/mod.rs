@@ -7,13 +7,13 @@ mod expected_origin;
 mod htpasswd;
 mod keyed;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use hyper::StatusCode;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue, WWW_AUTHENTICATE};
 
 use crate::config::AuthenticatorConfig;
 use crate::listener::Peer;
-use crate::plugin::Plugin;
+use crate::plugin::{self, Plugin};
 use crate::token::Destination;
 
 use basic::Basic;
@@ -88,6 +88,8 @@ pub(crate) enum Authenticator {
     CommonName(CommonNames),
     /// `HtpasswdFile`.
     Htpasswd(Htpasswd),
+    /// `Exec`, and classes of Python.
+    Plugin(Plugin),
 }
 
 impl Authenticator {
@@ -96,13 +98,17 @@ impl Authenticator {
     /// # Errors
     /// It cannot work, and why.
     pub(crate) async fn open(config: AuthenticatorConfig, python: Option<&Plugin>) -> Result<Self> {
-        _ = python;
         Ok(match config {
             AuthenticatorConfig::Basic(source) => Self::Basic(Basic::new(&source)?),
             AuthenticatorConfig::Origin(source) => Self::Origin(ExpectedOrigin::new(&source)),
             AuthenticatorConfig::CommonName(source) => Self::CommonName(CommonNames::new(&source)),
             AuthenticatorConfig::Htpasswd(source) => Self::Htpasswd(Htpasswd::new(source)?),
-            _ => anyhow::bail!("not merged"),
+            AuthenticatorConfig::Exec(command) => {
+                Self::Plugin(Plugin::exec(&command, plugin::Kind::Auth).await?)
+            }
+            AuthenticatorConfig::Python(_) => {
+                Self::Plugin(python.cloned().context("Python does not run")?)
+            }
         })
     }
 
@@ -110,6 +116,7 @@ impl Authenticator {
     pub(crate) fn looks_at_targets(&self) -> bool {
         match self {
             Self::Basic(_) | Self::Origin(_) | Self::CommonName(_) | Self::Htpasswd(_) => false,
+            Self::Plugin(_) => true,
         }
     }
 
@@ -122,12 +129,12 @@ impl Authenticator {
         visitor: &Visitor<'_>,
         destination: Option<&Destination>,
     ) -> Result<(), Denied> {
-        _ = destination;
         match self {
             Self::Basic(basic) => basic.authenticate(visitor),
             Self::Htpasswd(htpasswd) => htpasswd.authenticate(visitor).await,
             Self::CommonName(certificate) => certificate.authenticate(visitor),
             Self::Origin(origin) => origin.authenticate(visitor),
+            Self::Plugin(plugin) => plugin.authenticate(visitor, destination).await,
         }
     }
 }

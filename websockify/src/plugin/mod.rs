@@ -48,16 +48,13 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 
 use crate::auth::{Denied, Refused, Visitor};
-use crate::config::{
-    AuthConfig, AuthenticatorConfig, PythonClass, TokenConfig, TokenSourceConfig,
-};
+use crate::config::{AuthConfig, AuthenticatorConfig, PythonClass, TokenConfig, TokenSourceConfig};
 use crate::secret::Secret;
 use crate::token::{Destination, Token, Unavailable};
 use process::{Failure, Process};
 use program::{Order, Running};
 use protocol::{Misleading, Question};
 use python::Host;
-pub(crate) use python::PythonClass;
 
 /// What a plugin is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,10 +132,7 @@ impl Plugin {
     ///
     /// # Errors
     /// Says which class cannot be had, and why.
-    async fn python(
-        tokens: Option<PythonClass>,
-        auth: Option<PythonClass>,
-    ) -> Result<Self> {
+    async fn python(tokens: Option<PythonClass>, auth: Option<PythonClass>) -> Result<Self> {
         let host = Host::new(tokens, auth)?;
         let process = Process::start(Launch::Python(host)).await?;
         Ok(Self(Arc::new(process)))

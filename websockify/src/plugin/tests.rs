@@ -247,8 +247,14 @@ async fn what_cannot_be_started_is_told_in_one_line() {
     std::fs::write(&path, "text").unwrap();
     let plain = path.display().to_string();
     for (command, expected) in [
-        ("", "--auth-source names no program that can be asked: it is empty".to_owned()),
-        ("a 'b", "--auth-source names no program that can be asked: a quote has no end".to_owned()),
+        (
+            "",
+            "--auth-source names no program that can be asked: it is empty".to_owned(),
+        ),
+        (
+            "a 'b",
+            "--auth-source names no program that can be asked: a quote has no end".to_owned(),
+        ),
         (
             "no-such-program secret",
             "program 'no-such-program' not found; \

@@ -11,14 +11,14 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use hyper::Request;
 use hyper::header::HOST;
 use percent_encoding::percent_decode_str;
 
 use crate::addr::HostPort;
 use crate::config::TokenSourceConfig;
-use crate::plugin::Plugin;
+use crate::plugin::{self, Plugin};
 
 use directory::{Files, Sockets};
 use file::Lines;
@@ -193,6 +193,8 @@ pub(crate) enum TokenSource {
     Sockets(Sockets),
     /// `JWTTokenApi`.
     Jwt(Arc<JwtSource>),
+    /// `Exec`, and classes of Python.
+    Plugin(Plugin),
 }
 
 impl TokenSource {
@@ -206,10 +208,13 @@ impl TokenSource {
             TokenSourceConfig::FileName(path) => Self::Files(Files::in_directory(path)?),
             TokenSourceConfig::Sockets(path) => Self::Sockets(Sockets::in_directory(path)?),
             TokenSourceConfig::Jwt(path) => Self::Jwt(Arc::new(JwtSource::new(path)?)),
-            _ => {
-                _ = python;
-                anyhow::bail!("not merged")
+            TokenSourceConfig::Exec(command) => {
+                Self::Plugin(Plugin::exec(&command, plugin::Kind::Token).await?)
             }
+            TokenSourceConfig::Python(_) => {
+                Self::Plugin(python.cloned().context("Python does not run")?)
+            }
+            _ => anyhow::bail!("not merged"),
         })
     }
 
@@ -226,6 +231,7 @@ impl TokenSource {
                 let (source, token) = (Arc::clone(source), token.clone());
                 directory::blocking(move || source.look_up(&token)).await
             }
+            Self::Plugin(plugin) => plugin.look_up(token).await,
         }
     }
 }
