@@ -35,7 +35,7 @@ const LAST_ANSWERS: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Handling {
     /// Who may become a session, and where it goes.
-    pub(crate) gate: Gate,
+    pub(crate) gate: Arc<Gate>,
     /// What each session does.
     pub(crate) session: SessionConfig,
     /// How long a client may take to say what it wants.
@@ -371,7 +371,7 @@ mod tests {
         let route = RouteConfig::Fixed(TargetConfig::Unix("/target".into()));
         let handling = Handling {
             patience: door.patience,
-            gate: Gate::open(door, route, tls, None).await.unwrap(),
+            gate: Arc::new(Gate::open(door, route, tls, None).await.unwrap()),
             session,
             site: Site::default(),
             acceptor: None,

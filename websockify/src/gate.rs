@@ -145,6 +145,16 @@ impl Gate {
         })
     }
 
+    /// Ends what was started to be asked, in a moment.
+    pub(crate) async fn end(&self) {
+        if let Some(guard) = &self.guard {
+            guard.authenticator.end().await;
+        }
+        if let Route::Tokens(tokens) = &self.route {
+            tokens.source.end().await;
+        }
+    }
+
     /// How long all the questions of one client may take together.
     pub(crate) fn patience(&self) -> Duration {
         self.limit * 2

@@ -133,7 +133,7 @@ pub fn run(config: Config) -> Result<u8> {
     let destination = describe(&route, wrapped.as_ref());
     let patience = door.patience;
     let status = wrapped.as_ref().map(Wrapped::status);
-    let gate = runtime.block_on(Gate::open(door, route, target_tls, status))?;
+    let gate = Arc::new(runtime.block_on(Gate::open(door, route, target_tls, status))?);
     let result = runtime.block_on(async {
         let mut signals = Signals::new(wrapped.is_some()).context("cannot take signals")?;
         // From here on a signal ends us in order; whoever waits for these lines may send one.
@@ -154,7 +154,7 @@ pub fn run(config: Config) -> Result<u8> {
             .into_listener()
             .context("cannot watch the listening socket")?;
         let handling = Handling {
-            gate,
+            gate: Arc::clone(&gate),
             session,
             patience,
             site,
@@ -178,6 +178,7 @@ pub fn run(config: Config) -> Result<u8> {
         )
         .await
     });
+    runtime.block_on(gate.end());
     // What is left are sessions that had their time, and look-ups that cannot be interrupted.
     runtime.shutdown_background();
     tracing::info!("In exit");

@@ -112,6 +112,13 @@ impl Authenticator {
         })
     }
 
+    /// Ends what was started for it.
+    pub(crate) async fn end(&self) {
+        if let Self::Plugin(plugin) = self {
+            plugin.end().await;
+        }
+    }
+
     /// Whether it wants to know where somebody goes.
     pub(crate) fn looks_at_targets(&self) -> bool {
         match self {

@@ -218,6 +218,13 @@ impl TokenSource {
         })
     }
 
+    /// Ends what was started for it.
+    pub(crate) async fn end(&self) {
+        if let Self::Plugin(plugin) = self {
+            plugin.end().await;
+        }
+    }
+
     /// Where a token leads, if it is known.
     ///
     /// # Errors
