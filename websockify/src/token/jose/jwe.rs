@@ -14,9 +14,9 @@ use aws_lc_rs::key_wrap::{self, AesKek, KeyWrap};
 use aws_lc_rs::rsa::{OAEP_SHA1_MGF1SHA1, OAEP_SHA256_MGF1SHA256, OaepPrivateDecryptingKey};
 use aws_lc_rs::{aead, cipher, hmac};
 
-use super::Refusal;
 use super::header::Header;
-use super::key::{Curve, Key, Material};
+use super::material::{Curve, Material};
+use super::{Key, Refusal};
 use crate::secret::Secret;
 
 /// What was encrypted, as it is in the token.

@@ -8,11 +8,11 @@ use aws_lc_rs::rsa::{KeyPair, KeyPairComponents, PublicKeyComponents};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
-use super::key::{Curve, Material};
+use super::material::{CURVES, Curve, Material};
 use crate::secret::Secret;
 
 /// Bytes that are written in base64url. They may be part of a private key: nothing prints them.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub(super) struct Bytes(pub(super) Vec<u8>);
 
 impl fmt::Debug for Bytes {
@@ -53,34 +53,26 @@ pub(super) struct Jwk {
 impl Jwk {
     /// The point of a public key on this curve, without compression (SEC 1, section 2.3.3), whether or not it is on it.
     pub(super) fn point(&self, curve: &Curve) -> Option<Vec<u8>> {
-        let (x, y) = (self.x.as_ref()?, self.y.as_ref()?);
+        let (x, y) = (bytes(&self.x)?, bytes(&self.y)?);
         let fits = self.kty == "EC"
             && self.crv.as_deref() == Some(curve.name)
-            && x.0.len() == curve.length
-            && y.0.len() == curve.length;
-        fits.then(|| [&[4], &*x.0, &*y.0].concat())
+            && x.len() == curve.length
+            && y.len() == curve.length;
+        fits.then(|| [&[4], x, y].concat())
     }
 
     /// The key, if it is a supported one.
     pub(super) fn material(&self) -> Option<Material> {
         match self.kty.as_str() {
             "oct" => {
-                let secret = self.k.clone().filter(|secret| !secret.0.is_empty())?;
-                Some(Material::Secret(vec![Secret::from(secret.0)]))
+                let secret = bytes(&self.k).filter(|secret| !secret.is_empty())?;
+                Some(Material::Secret(vec![Secret::from(secret.to_vec())]))
             }
-            "EC" => Curve::all().iter().find_map(|curve| self.on_curve(curve)),
-            "OKP" if self.crv.as_deref() == Some("Ed25519") => {
-                Material::ed25519(&self.x.as_ref()?.0)
-            }
+            "EC" => CURVES.iter().find_map(|curve| self.on_curve(curve)),
+            "OKP" if self.crv.as_deref() == Some("Ed25519") => Material::ed25519(bytes(&self.x)?),
             "RSA" => match self.d {
                 Some(_) => Material::from_private(self.rsa_pair()?.as_ref()),
-                None => {
-                    let public = PublicKeyComponents {
-                        n: &self.n.as_ref()?.0,
-                        e: &self.e.as_ref()?.0,
-                    };
-                    Material::from_public(public.as_der().ok()?.as_ref())
-                }
+                None => Material::from_public(self.rsa_public()?.as_der().ok()?.as_ref()),
             },
             _ => None,
         }
@@ -95,14 +87,17 @@ impl Jwk {
         Material::on_curve(curve, &point, private)
     }
 
+    fn rsa_public(&self) -> Option<PublicKeyComponents<&[u8]>> {
+        Some(PublicKeyComponents {
+            n: bytes(&self.n)?,
+            e: bytes(&self.e)?,
+        })
+    }
+
     /// Both keys of RSA.
     fn rsa_pair(&self) -> Option<Pkcs8V1Der<'static>> {
-        let bytes = |bytes: &'_ Option<Bytes>| bytes.as_ref().map(|bytes| bytes.0.clone());
         let components = KeyPairComponents {
-            public_key: PublicKeyComponents {
-                n: bytes(&self.n)?,
-                e: bytes(&self.e)?,
-            },
+            public_key: self.rsa_public()?,
             d: bytes(&self.d)?,
             p: bytes(&self.p)?,
             q: bytes(&self.q)?,
@@ -112,4 +107,8 @@ impl Jwk {
         };
         KeyPair::from_components(&components).ok()?.as_der().ok()
     }
+}
+
+fn bytes(member: &Option<Bytes>) -> Option<&[u8]> {
+    member.as_ref().map(|bytes| &*bytes.0)
 }

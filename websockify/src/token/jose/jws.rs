@@ -7,8 +7,8 @@ use aws_lc_rs::signature::{
     UnparsedPublicKey,
 };
 
-use super::Refusal;
-use super::key::{Key, Material};
+use super::material::Material;
+use super::{Key, Refusal};
 
 /// Whether `signature` is that of whoever has the key, for `signed`: header and payload as they are in the token.
 pub(super) fn verify(

@@ -4,24 +4,16 @@
 //! make tokens with them.
 
 use std::fmt;
-use std::ops::RangeInclusive;
 
-use aws_lc_rs::agreement::{self, ECDH_P256, ECDH_P384, ECDH_P521, PrivateKey};
-use aws_lc_rs::encoding::AsDer;
-use aws_lc_rs::rsa::{self, OaepPrivateDecryptingKey, PrivateDecryptingKey};
-use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ECDSA_P521_SHA512_FIXED, ED25519,
-    EcdsaVerificationAlgorithm, Ed25519KeyPair, KeyPair, ParsedPublicKey, RsaParameters,
-};
 use base64::Engine;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use pem::Pem;
-use x509_cert::certificate::{CertificateInner, Raw};
-use x509_cert::der::{Decode, Encode};
-use x509_cert::spki::SubjectPublicKeyInfoRef;
+use x509_cert::der::asn1::AnyRef;
+use x509_cert::der::{Decode, Tag, Tagged};
 
 use super::jwk::Jwk;
+use super::material::Material;
 use crate::secret::Secret;
 
 /// A key that tokens are made with, or that which shows that they were.
@@ -30,69 +22,6 @@ pub(crate) struct Key {
     pub(super) material: Material,
     /// What it is called, if it says so.
     name: Option<String>,
-}
-
-/// The key itself, by its kind.
-#[derive(Debug)]
-pub(super) enum Material {
-    /// What the text that both sides know may stand for.
-    Secret(Vec<Secret>),
-    Rsa {
-        /// In the form of PKCS#1.
-        public: Vec<u8>,
-        private: Option<OaepPrivateDecryptingKey>,
-    },
-    /// On an elliptic curve of NIST.
-    Curve {
-        curve: &'static Curve,
-        public: ParsedPublicKey,
-        private: Option<PrivateKey>,
-    },
-    Ed25519(ParsedPublicKey),
-}
-
-/// A curve, and all that is done on it.
-#[derive(Debug)]
-pub(super) struct Curve {
-    /// Its name in a JSON Web Key.
-    pub(super) name: &'static str,
-    /// Bytes of a coordinate.
-    pub(super) length: usize,
-    /// The algorithm of signatures: each curve has its own.
-    pub(super) signature: &'static str,
-    verification: &'static EcdsaVerificationAlgorithm,
-    pub(super) agreement: &'static agreement::Algorithm,
-}
-
-static CURVES: [Curve; 3] = [
-    Curve {
-        name: "P-256",
-        length: 32,
-        signature: "ES256",
-        verification: &ECDSA_P256_SHA256_FIXED,
-        agreement: &ECDH_P256,
-    },
-    Curve {
-        name: "P-384",
-        length: 48,
-        signature: "ES384",
-        verification: &ECDSA_P384_SHA384_FIXED,
-        agreement: &ECDH_P384,
-    },
-    Curve {
-        name: "P-521",
-        length: 66,
-        signature: "ES512",
-        verification: &ECDSA_P521_SHA512_FIXED,
-        agreement: &ECDH_P521,
-    },
-];
-
-impl Curve {
-    /// All that there are here.
-    pub(super) fn all() -> &'static [Self] {
-        &CURVES
-    }
 }
 
 /// Why there is no key; the text follows the name of its file.
@@ -135,17 +64,16 @@ impl fmt::Display for KeyError {
     }
 }
 
-/// Bits that a modulus of RSA may have.
-const RSA_BITS: RangeInclusive<u32> = 2048..=8192;
 /// Bytes that a secret needs not to be found by trying (RFC 7518, section 3.2).
 const LONG: usize = 32;
 
 /// How texts begin that are keys in the forms of other programs: many of them are public.
-const FOREIGN: [(&str, KeyError); 8] = [
+const FOREIGN: [(&str, KeyError); 9] = [
     ("ssh-rsa", KeyError::OpenSshPublic),
     ("ecdsa-sha2-", KeyError::OpenSshPublic),
     ("ssh-", KeyError::UnknownKind),
-    ("sk-", KeyError::UnknownKind),
+    ("sk-ssh-", KeyError::UnknownKind),
+    ("sk-ecdsa-", KeyError::UnknownKind),
     // RFC 4716.
     ("---- BEGIN", KeyError::UnknownKind),
     ("PuTTY-User-Key-File", KeyError::UnknownKind),
@@ -177,7 +105,7 @@ impl Key {
         }
         match FOREIGN.iter().find(|(form, _)| start.starts_with(form)) {
             Some((_, error)) => Err(*error),
-            None => Ok(unnamed(from_text(text))),
+            None => from_text(text).map(unnamed),
         }
     }
 
@@ -197,67 +125,6 @@ impl Key {
     /// Whether it may be the one that a token calls so.
     pub(super) fn may_be_called(&self, name: &str) -> bool {
         self.name.as_ref().is_none_or(|ours| ours == name)
-    }
-}
-
-impl Material {
-    /// A key in DER form, private or public.
-    fn from_der(der: &[u8]) -> Option<Self> {
-        Self::from_private(der).or_else(|| Self::from_public(der))
-    }
-
-    /// A private key: PKCS#8, PKCS#1, SEC1.
-    pub(super) fn from_private(der: &[u8]) -> Option<Self> {
-        if let Ok(pair) = rsa::KeyPair::from_pkcs8(der).or_else(|_| rsa::KeyPair::from_der(der)) {
-            let private = PrivateDecryptingKey::from_pkcs8(pair.as_der().ok()?.as_ref()).ok()?;
-            return Some(Self::Rsa {
-                public: pair.public_key().as_ref().to_vec(),
-                private: Some(OaepPrivateDecryptingKey::new(private).ok()?),
-            });
-        }
-        if let Ok(pair) = Ed25519KeyPair::from_pkcs8_maybe_unchecked(der) {
-            return Self::ed25519(pair.public_key().as_ref());
-        }
-        CURVES.iter().find_map(|curve| {
-            let private = PrivateKey::from_private_key_der(curve.agreement, der).ok()?;
-            let public = private.compute_public_key().ok()?;
-            Self::on_curve(curve, public.as_ref(), Some(private))
-        })
-    }
-
-    /// A public key: SubjectPublicKeyInfo, PKCS#1.
-    pub(super) fn from_public(der: &[u8]) -> Option<Self> {
-        if let Ok(key) = rsa::PublicKey::from_der(der) {
-            let bits = RsaParameters::public_modulus_len(key.as_ref()).ok()?;
-            return RSA_BITS.contains(&bits).then(|| Self::Rsa {
-                public: key.as_ref().to_vec(),
-                private: None,
-            });
-        }
-        // aws-lc-rs also takes the bytes of a point alone, which a secret may look like.
-        SubjectPublicKeyInfoRef::from_der(der).ok()?;
-        let mut curves = CURVES.iter();
-        let on_curve = curves.find_map(|curve| Self::on_curve(curve, der, None));
-        on_curve.or_else(|| Self::ed25519(der))
-    }
-
-    pub(super) fn on_curve(
-        curve: &'static Curve,
-        public: &[u8],
-        private: Option<PrivateKey>,
-    ) -> Option<Self> {
-        let public = ParsedPublicKey::new(curve.verification, public).ok()?;
-        Some(Self::Curve {
-            curve,
-            public,
-            private,
-        })
-    }
-
-    pub(super) fn ed25519(public: &[u8]) -> Option<Self> {
-        ParsedPublicKey::new(&ED25519, public)
-            .ok()
-            .map(Self::Ed25519)
     }
 }
 
@@ -283,19 +150,13 @@ fn from_pem(bytes: &[u8]) -> Result<Material, KeyError> {
         _ if block.headers().get("DEK-Info").is_some() => return Err(KeyError::Encrypted),
         tag if tag.ends_with("PRIVATE KEY") => Material::from_private(block.contents()),
         tag if tag.ends_with("PUBLIC KEY") => Material::from_public(block.contents()),
-        _ => from_certificate(block.contents()),
+        _ => Material::from_certificate(block.contents()),
     };
     material.ok_or(KeyError::UnknownKind)
 }
 
 fn contains(bytes: &[u8], part: &[u8]) -> bool {
     bytes.windows(part.len()).any(|window| window == part)
-}
-
-fn from_certificate(der: &[u8]) -> Option<Material> {
-    let certificate = CertificateInner::<Raw>::from_der(der).ok()?;
-    let key = certificate.tbs_certificate().subject_public_key_info();
-    Material::from_public(&key.to_der().ok()?)
 }
 
 fn from_jwk(json: &str) -> Result<Key, KeyError> {
@@ -308,20 +169,33 @@ fn from_jwk(json: &str) -> Result<Key, KeyError> {
 
 /// A text that both sides know. The original takes it for base64url and passes over whatever is not, others take it as it is, with
 /// or without the end of its line. All of this is for them only who know the text, so each may be the one that is meant.
-fn from_text(text: &str) -> Material {
+fn from_text(text: &str) -> Result<Material, KeyError> {
     let line = text.trim_end_matches(['\r', '\n']);
     // Where more was passed over than was not, little may be left to be known.
     let decoded = passing_over(line).filter(|bytes| bytes.len() * 2 >= line.len());
-    // A public key without its frame is known to everybody.
-    if let Some(material) = decoded.as_deref().and_then(Material::from_der) {
-        return material;
+    if let Some(bytes) = &decoded {
+        // A public key without its frame is known to everybody.
+        if let Some(material) = Material::from_der(bytes) {
+            return Ok(material);
+        }
+        if is_foreign(bytes) {
+            return Err(KeyError::UnknownKind);
+        }
     }
     let mut secrets: Vec<_> = decoded.into_iter().collect();
     secrets.push(line.into());
     if line != text {
         secrets.push(text.into());
     }
-    Material::Secret(secrets.into_iter().map(Secret::from).collect())
+    let secrets = secrets.into_iter().map(Secret::from).collect();
+    Ok(Material::Secret(secrets))
+}
+
+/// Whether these bytes may be a key all the same: DER of any kind, or how OpenSSH writes lengths. What is short would often look so by
+/// chance.
+fn is_foreign(bytes: &[u8]) -> bool {
+    let is_der = AnyRef::from_der(bytes).is_ok_and(|any| any.tag() == Tag::Sequence);
+    bytes.len() > 64 && is_der || bytes.starts_with(&[0; 3])
 }
 
 /// What a text means in base64url or base64, passing over whatever belongs to neither, as Python does.
@@ -341,7 +215,9 @@ fn passing_over(text: &str) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use aws_lc_rs::rsa::KeySize;
+    use aws_lc_rs::encoding::AsDer;
+    use aws_lc_rs::rsa::{self, KeySize};
+    use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair, ParsedPublicKey};
     use pkcs8::PrivateKeyInfoRef;
 
     use super::*;
@@ -404,6 +280,9 @@ IQIhANghVcUCnNP4TB51gLf5NWrLUitXye8C18eYFvaeM/Oh
             .lines()
             .filter(|line| !line.starts_with('-'))
             .collect();
+        let certificate: String = (CERTIFICATE.lines())
+            .filter(|line| !line.starts_with('-'))
+            .collect();
         for (text, is_private) in [
             (SEC1, true),
             (PKCS8, true),
@@ -411,6 +290,7 @@ IQIhANghVcUCnNP4TB51gLf5NWrLUitXye8C18eYFvaeM/Oh
             (&[CERTIFICATE, PKCS8].concat(), true),
             (CERTIFICATE, false),
             (PUBLIC, false),
+            (&certificate, false),
             (
                 &format!("\u{feff}text\r\n{}", PUBLIC.replace('\n', "\r\n")),
                 false,
@@ -423,7 +303,9 @@ IQIhANghVcUCnNP4TB51gLf5NWrLUitXye8C18eYFvaeM/Oh
                 "{text}"
             );
         }
-        assert_eq!(read(&public), Ok(("P-256", public, false)));
+        assert_eq!(read(&public), Ok(("P-256", public.clone(), false)));
+        let certificate = pem::parse(CERTIFICATE).unwrap().into_contents();
+        assert_eq!(read(certificate), Ok(("P-256", public, false)));
     }
 
     #[test]
@@ -495,6 +377,12 @@ IQIhANghVcUCnNP4TB51gLf5NWrLUitXye8C18eYFvaeM/Oh
             ),
             (
                 "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI someone@here\n",
+                KeyError::UnknownKind,
+            ),
+            ("AAAAB3NzaC1yc2EAAAADAQABAAAAgQ", KeyError::UnknownKind),
+            (
+                // A request for a certificate, as far as it matters.
+                &format!("MIGH{}", "A".repeat(180)),
                 KeyError::UnknownKind,
             ),
             (

@@ -4,14 +4,16 @@
 //! public key is never the secret of a MAC. Of what a token says of itself nothing else is believed: no key that it brings along
 //! or names by an address is looked at (`jwk`, `jku`, `x5c`, `x5u`), and what has to be understood (`crit`) is not.
 //!
-//! [`key`] reads the key, [`jwk`] what is written as a JSON Web Key, [`header`] what a token says of itself; [`jws`] tells whether
-//! a signature is right, and [`jwe`] decrypts. The cryptography itself is that of aws-lc-rs, which TLS has brought along.
+//! [`key`] reads the key, [`jwk`] one that is written as a JSON Web Key, and [`material`] is what both of them make of it.
+//! [`header`] is what a token says of itself; [`jws`] tells whether a signature is right, and [`jwe`] decrypts. The cryptography
+//! itself is that of aws-lc-rs, which TLS has brought along.
 
 mod header;
 mod jwe;
 mod jwk;
 mod jws;
 mod key;
+mod material;
 #[cfg(test)]
 mod vectors;
 
@@ -355,7 +357,7 @@ MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEf83OJ3D2xF1Bg8vub9tLe1gHMzV7
     fn claims_that_are_only_encrypted_with_a_public_key_prove_nothing() {
         let (_, jwk, ..) = vectors::TOKENS[5];
         let key = key(jwk);
-        let key::Material::Rsa { public, .. } = &key.material else {
+        let material::Material::Rsa { public, .. } = &key.material else {
             panic!("not of RSA")
         };
         let public = AsDer::as_der(&rsa::PublicKey::from_der(public).unwrap()).unwrap();
