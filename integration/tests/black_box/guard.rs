@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use crate::wrapping::{processes_with, program, round_trip, wrap_script};
 
 /// The children of a process.
-fn children(parent: Pid) -> Vec<Pid> {
+pub(crate) fn children(parent: Pid) -> Vec<Pid> {
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
     entries
         .filter_map(|entry| {

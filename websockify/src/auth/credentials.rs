@@ -14,7 +14,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 
 /// A name and a password, in whichever encoding they came; no byte of them is 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Credentials {
+pub(crate) struct Credentials {
     /// `name:password`.
     pair: Secret,
     /// Where the name ends: the password may have colons of its own.
@@ -23,7 +23,7 @@ pub(super) struct Credentials {
 
 impl Credentials {
     /// What a request says, if it does so exactly once, and in the right form.
-    pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
+    pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
         let mut values = headers.get_all(AUTHORIZATION).iter();
         let (Some(value), None) = (values.next(), values.next()) else {
             return None;
@@ -52,12 +52,12 @@ impl Credentials {
     }
 
     /// The name; it has no colon.
-    pub(super) fn name(&self) -> &[u8] {
+    pub(crate) fn name(&self) -> &[u8] {
         &self.pair()[..self.colon]
     }
 
     /// The password.
-    pub(super) fn password(&self) -> &[u8] {
+    pub(crate) fn password(&self) -> &[u8] {
         &self.pair()[self.colon + 1..]
     }
 

@@ -22,6 +22,7 @@ use expected_origin::ExpectedOrigin;
 use htpasswd::Htpasswd;
 
 pub(crate) use certificate::without_certificate_headers;
+pub(crate) use credentials::Credentials;
 
 /// Whoever wants to be let in, as authenticators see them.
 #[derive(Clone, Copy, Debug)]

@@ -228,16 +228,20 @@ impl Shared {
         let mut complaints = Complaints::default();
         // What cannot be read any more is like an end.
         while let Ok(Some(line)) = lines.next().await {
-            let (length, taken) = (line.text.len(), self.take(&line));
-            if let Err(reason) = taken {
-                complaints.about(self.name, reason);
-                lines.was_useless(length + 1).await;
+            let length = line.text.len() + 1;
+            match self.take(&line) {
+                Ok(true) => {}
+                Ok(false) => lines.was_useless(length).await,
+                Err(reason) => {
+                    complaints.about(self.name, reason);
+                    lines.was_useless(length).await;
+                }
             }
         }
     }
 
-    /// Hands out an answer, or says what is wrong with the line.
-    fn take(&self, line: &Line<'_>) -> Result<(), &'static str> {
+    /// Hands out an answer, or says what is wrong with the line. Returns whether somebody waited for it.
+    fn take(&self, line: &Line<'_>) -> Result<bool, &'static str> {
         if line.cut {
             return Err("a line is longer than 64 KiB");
         }
@@ -253,12 +257,10 @@ impl Shared {
             }
         };
         match asker {
-            // Somebody who does not wait any more does not mind.
-            Some(asker) => _ = asker.send(Ok(answer)),
-            None if (1..self.next.load(Ordering::Relaxed)).contains(&id) => {}
-            None => return Err("an id is not that of a question"),
+            Some(asker) => Ok(asker.send(Ok(answer)).is_ok()),
+            None if (1..self.next.load(Ordering::Relaxed)).contains(&id) => Ok(false),
+            None => Err("an id is not that of a question"),
         }
-        Ok(())
     }
 
     /// Tells those whose questions were written that there will be no answer.

@@ -16,12 +16,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use tokio::io::AsyncRead;
 use tokio::net::unix::pipe;
 use tokio::process::{Child, ChildStdout};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::lines::Lines;
 use super::protocol::MAX_LINE;
@@ -31,6 +32,8 @@ use crate::{sys, wrap};
 
 /// How long a program has to end after its input has, and again after SIGTERM.
 const END_LIMIT: Duration = Duration::from_millis(300);
+/// How often it is looked after orphans that were killed.
+const REAP_INTERVAL: Duration = Duration::from_millis(5);
 /// How long what it wrote to stderr is waited for when it has ended.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 /// How many bytes of questions it may have before it reads them: what waits longer than that waits here, where it can be given up.
@@ -54,7 +57,7 @@ impl Order {
     /// Starts it in the runtime that this is called in. It ends with the calling thread at the latest.
     pub(super) fn start(&self) -> Result<Running> {
         // It says more of what is missing than the system does.
-        wrap::find(&self.program).map_err(obstacle)?;
+        wrap::find(&self.program).map_err(|error| obstacle(&error))?;
         if let Some(mut file) = self.file.as_ref() {
             file.rewind()?;
         }
@@ -68,7 +71,7 @@ impl Order {
         sys::as_helper(&mut command, self.file.as_ref().map(AsRawFd::as_raw_fd));
         let mut child = tokio::process::Command::from(command)
             .spawn()
-            .map_err(|error| obstacle(wrap::unstartable(&error, &self.program)))?;
+            .map_err(|error| obstacle(&wrap::unstartable(&error, &self.program)))?;
         let pid = child.id().context("it ended at once")?;
         let helper = Helper::new(Pid::from_raw(pid.cast_signed()));
         let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
@@ -142,12 +145,23 @@ impl Running {
         if ended.is_err() {
             ended = timeout(END_LIMIT, self.child.wait()).await;
         }
+        _ = timeout(END_LIMIT, self.reap_adopted()).await;
         _ = timeout(LAST_WORDS, &mut self.errors).await;
         match ended {
             _ if was_told => "ended its output, and was ended".to_owned(),
             Ok(Ok(status)) => describe(status),
             Ok(Err(_)) => "has ended".to_owned(),
             Err(_) => "does not end".to_owned(),
+        }
+    }
+
+    /// Waits for what it has left behind, if that is ours now, as all orphans are in a container of which we are the first process.
+    async fn reap_adopted(&self) {
+        let group = Pid::from_raw(-self.helper.pid().as_raw());
+        while let Ok(status) = waitpid(group, Some(WaitPidFlag::WNOHANG)) {
+            if status == WaitStatus::StillAlive {
+                sleep(REAP_INTERVAL).await;
+            }
         }
     }
 
@@ -168,7 +182,7 @@ impl Drop for Running {
 }
 
 /// The same as an error whose exit status is not that of a wrapped program.
-fn obstacle(obstacle: wrap::Obstacle) -> anyhow::Error {
+fn obstacle(obstacle: &wrap::Obstacle) -> anyhow::Error {
     anyhow!("{obstacle}")
 }
 

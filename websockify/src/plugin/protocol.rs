@@ -1,14 +1,11 @@
 //! The questions and answers themselves, each one line of JSON; [`super`] tells what they look like.
 
-use base64::Engine;
-use base64::alphabet;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use hyper::StatusCode;
-use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use hyper::header::{CONNECTION, CONTENT_LENGTH, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Map, Value};
 
-use crate::auth::{Denied, Refused, Visitor};
+use crate::auth::{Credentials, Denied, Refused, Visitor};
 use crate::token::{BadDestination, Destination, Port, Token, UNIX_HOST, Unavailable};
 
 /// An answer, with its id taken out.
@@ -96,21 +93,11 @@ pub(super) fn latin1(bytes: &[u8]) -> String {
     bytes.iter().copied().map(char::from).collect()
 }
 
-/// User and password of a request's `Authorization: Basic …`.
+/// User and password of a request, in whichever encoding they came.
 fn credentials(headers: &HeaderMap) -> Option<(String, String)> {
-    const BASE64: GeneralPurpose = GeneralPurpose::new(
-        &alphabet::STANDARD,
-        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-    );
-    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, code) = value.split_once(' ')?;
-    let bytes = BASE64
-        .decode(code.trim())
-        .ok()
-        .filter(|_| scheme.eq_ignore_ascii_case("basic"))?;
-    let text = String::from_utf8(bytes).unwrap_or_else(|error| latin1(error.as_bytes()));
-    let (user, password) = text.split_once(':')?;
-    Some((user.to_owned(), password.to_owned()))
+    let text = |bytes: &[u8]| str::from_utf8(bytes).map_or_else(|_| latin1(bytes), str::to_owned);
+    let credentials = Credentials::of(headers)?;
+    Some((text(credentials.name()), text(credentials.password())))
 }
 
 /// Takes a line for an answer: the id, and the rest.
@@ -316,21 +303,11 @@ mod tests {
 
     #[test]
     fn credentials_come_in_any_encoding() {
-        for (value, expected) in [
-            ("Basic YTpi", Some(("a", "b"))),
-            ("BASIC YTpi", Some(("a", "b"))),
-            ("Basic YTrDvA==", Some(("a", "ü"))),
-            ("Basic YTr8", Some(("a", "ü"))),
-            ("Basic YQ==", None),
-            ("Basic %%", None),
-            ("Bearer YTpi", None),
-            ("Basic", None),
-        ] {
+        for value in ["Basic YTrDvA==", "basic YTr8"] {
             let mut headers = HeaderMap::new();
-            headers.insert(AUTHORIZATION, HeaderValue::from_static(value));
-            let found = credentials(&headers);
-            let found = found.as_ref().map(|(a, b)| (a.as_str(), b.as_str()));
-            assert_eq!(found, expected, "{value}");
+            headers.insert("authorization", HeaderValue::from_static(value));
+            let expected = Some(("a".to_owned(), "ü".to_owned()));
+            assert_eq!(credentials(&headers), expected, "{value}");
         }
     }
 

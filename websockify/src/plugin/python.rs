@@ -20,6 +20,7 @@ use super::Kind;
 use super::program::{Order, Pipes, Running};
 use super::protocol::latin1;
 use crate::config::PythonClass;
+use crate::wrap::{self, Obstacle};
 
 /// The interpreter.
 const INTERPRETER: &str = "python3";
@@ -79,16 +80,16 @@ impl Host {
     /// Starts the interpreter, and has it load the classes.
     pub(super) async fn start(&self) -> Result<Running> {
         let failure = || format!("cannot load {}", self.classes());
-        let mut running = self
-            .order
-            .start()
-            .with_context(|| format!("{}, a Python class", failure()))?;
+        if matches!(wrap::find(INTERPRETER.as_ref()), Err(Obstacle::Missing(_))) {
+            bail!("{}: there is no {INTERPRETER} in PATH", failure());
+        }
+        let mut running = self.order.start().with_context(failure)?;
         let loaded = match running.pipes.as_mut() {
             Some(pipes) => timeout(LOAD_LIMIT, self.load(pipes)).await,
             None => Ok(Ok(false)),
         };
         match loaded {
-            Ok(Ok(true)) => return Ok(running),
+            Ok(Ok(true)) => Ok(running),
             // It has told why.
             Ok(Err(error)) => {
                 running.end().await;
@@ -111,14 +112,22 @@ impl Host {
     async fn load(&self, pipes: &mut Pipes) -> Result<bool> {
         // That it has ended shows when it is listened to.
         _ = pipes.input.write_all(self.orders().as_bytes()).await;
-        let Ok(Some(line)) = pipes.lines.next().await else {
-            return Ok(false);
+        let answer = loop {
+            let Ok(Some(line)) = pipes.lines.next().await else {
+                return Ok(false);
+            };
+            // What is set up for all of Python may print something before.
+            let answer: Value = serde_json::from_slice(line.text).unwrap_or_default();
+            if answer["ready"] == true {
+                return Ok(true);
+            }
+            if answer["failed"].is_string() {
+                break answer;
+            }
         };
-        let answer: Value = serde_json::from_slice(line.text).unwrap_or_default();
         let class = match answer["failed"].as_str() {
-            None => return Ok(answer["ready"] == true),
             Some("auth") => &self.auth,
-            Some(_) => &self.tokens,
+            _ => &self.tokens,
         };
         let name = class
             .as_ref()
@@ -152,15 +161,17 @@ impl Host {
         format!("{orders}\n")
     }
 
-    /// The names of the classes, for people.
+    /// The classes, for people.
     fn classes(&self) -> String {
-        let names: Vec<&str> = self
-            .tokens
-            .iter()
-            .chain(&self.auth)
-            .map(|class| class.name.as_str())
-            .collect();
-        names.join(" and ")
+        match (&self.tokens, &self.auth) {
+            (Some(tokens), Some(auth)) => {
+                format!("the Python classes {} and {}", tokens.name, auth.name)
+            }
+            (class, None) | (None, class) => {
+                let name = class.as_ref().map(|class| class.name.as_str());
+                format!("the Python class {}", name.unwrap_or_default())
+            }
+        }
     }
 }
 

@@ -143,7 +143,7 @@ def main():
             crew.main.plugins[kind] = crew.makers[kind]()
         except BaseException as error:
             if VERBOSE:
-                report("at length", error, crew.secrets)
+                report("cannot load " + orders[kind]["class"], error, crew.secrets)
             write(answers, {"failed": kind, "reason": without(crew.secrets, describe(error))})
             os._exit(1)
     write(answers, {"ready": True})
