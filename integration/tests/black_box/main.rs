@@ -13,6 +13,7 @@
 //! - [`auth`]: who is let in, by password, origin or certificate.
 //! - [`tokens`]: where a token leads, from files and directories.
 //! - [`jwt`]: tokens that are signed or encrypted.
+//! - [`plugins`]: programs that know tokens or who is let in, and Python classes.
 //! - [`lifetime`]: stopping, run-once, timeouts, leaks.
 //! - [`shim`]: the preloaded library itself.
 //! - [`library`]: where the preloaded library comes from.
@@ -34,6 +35,7 @@ mod lifetime;
 mod listening;
 mod methods;
 mod paths;
+mod plugins;
 mod real;
 mod session;
 mod shim;
