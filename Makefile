@@ -57,7 +57,7 @@ $(WEB)/node_modules/.package-lock.json: $(WEB)/package.json $(WEB)/package-lock.
 	touch $@
 
 # Everything, then sessions and their ends over each of the ways that payload takes.
-test: test-packages $(TEST_VENV)/installed
+test: test-packages $(TEST_VENV)/installed $(COMPLIANCE)/bin/websockify
 	$(CARGO) test --locked --workspace
 	for way in WEBSOCKIFY_RELAY=copy WEBSOCKIFY_RELAY=splice WEBSOCKIFY_OVER_TLS=1; do \
 		env $$way $(CARGO) test --locked -p integration --test black_box -- session:: ending:: compatible:: || exit; done
@@ -81,10 +81,11 @@ check: test
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items
 
-compliance: test-packages
-	test -x $(COMPLIANCE)/bin/websockify || { \
-		echo "Installing websockify 0.13.0 from PyPI into $(COMPLIANCE)"; \
-		python3 -m venv $(COMPLIANCE) && $(COMPLIANCE)/bin/pip install --quiet websockify==0.13.0; }
+$(COMPLIANCE)/bin/websockify: | test-packages
+	@echo "Installing websockify 0.13.0 from PyPI into $(COMPLIANCE)"
+	python3 -m venv $(COMPLIANCE) && $(COMPLIANCE)/bin/pip install --quiet websockify==0.13.0
+
+compliance: test-packages $(COMPLIANCE)/bin/websockify
 	PATH="$(CURDIR)/$(COMPLIANCE)/bin:$$PATH" WEBSOCKIFY_UNDER_TEST=theirs \
 		$(CARGO) test --locked -p integration --test black_box compatible::
 

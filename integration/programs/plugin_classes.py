@@ -200,6 +200,14 @@ class Target(AuthPlugin):
         raise AuthenticationError(response_msg="%r %r %r" % (self.source, target_host, target_port))
 
 
+class Told(AuthPlugin):
+    """Lets in who goes where it says, when it is told of that as it says."""
+
+    def authenticate(self, headers, target_host, target_port):
+        if self.source != "%r %r" % (target_host, target_port):
+            raise AuthenticationError(response_code=404)
+
+
 class Certificate(AuthPlugin):
     def authenticate(self, headers, target_host, target_port):
         raise AuthenticationError(response_msg="you are %s" % headers.get("SSL_CLIENT_S_DN_CN"))

@@ -1,8 +1,12 @@
 //! What clients and scripts rely on, and what the Python original does as well.
 
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::Path;
+
 use integration::{
-    Certificates, Client, ClientTls, FAST, Handshake, Server, Target, close_payload, frame,
-    over_tls, pattern, session, text,
+    Certificates, Client, ClientTls, FAST, Handshake, Scratch, Server, Target, close_payload,
+    frame, over_tls, pattern, session, text,
 };
 
 #[test]
@@ -297,5 +301,94 @@ fn a_certificate_has_to_be_of_an_expected_name() {
         let mut client = Client::tls(process.address(), &tls).unwrap();
         client.request(&Handshake::default().bytes());
         assert_eq!(client.status(), status);
+    }
+}
+
+/// A server with Python classes of the tests' own.
+fn with_classes(arguments: &[&str]) -> Server {
+    let programs = Path::new(env!("CARGO_MANIFEST_DIR")).join("programs");
+    let path = format!("PYTHONPATH={}", text(&programs));
+    let launcher = ["env", &path, "PYTHONDONTWRITEBYTECODE=1"];
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    Server::through(&launcher, listener, arguments)
+}
+
+#[test]
+fn a_class_of_python_tells_where_tokens_lead() {
+    let target = Target::new();
+    let directory = Scratch::new().unwrap();
+    let file = directory.path().join("tokens");
+    std::fs::write(&file, format!("ABC: {}\n", target.address())).unwrap();
+    let targets = format!("abc={}", target.address());
+    for (class, source) in [
+        ("Plain", targets.as_str()),
+        ("Numbers", &targets),
+        ("Upper", text(&file)),
+    ] {
+        let class = format!("plugin_classes.{class}");
+        let server = with_classes(&["--token-plugin", &class, "--token-source", source]);
+        let handshake = Handshake::default().request_line("GET /?token=abc HTTP/1.1");
+        let mut client = Client::with(server.address(), &handshake);
+        target.accept().write_all(b"hello").unwrap();
+        assert_eq!(client.read_binary(5), b"hello", "{class}");
+    }
+}
+
+#[test]
+fn a_class_of_python_decides_who_is_let_in() {
+    let target = Target::new();
+    let address = target.address().to_string();
+    let guarded = |class: &str, source: &str| {
+        let class = format!("plugin_classes.{class}");
+        with_classes(&["--auth-plugin", &class, "--auth-source", source, &address])
+    };
+    // abc:cba, abc:abc
+    let server = guarded("Users", "");
+    for (code, expected) in [("YWJjOmNiYQ==", "101"), ("YWJjOmFiYw==", "401")] {
+        let line = format!("Authorization: Basic {code}");
+        assert_eq!(status(&server, &line), expected);
+    }
+    let server = guarded("Headers", "");
+    let handshake = Handshake::default()
+        .with("X-Many: 1")
+        .with("X-Many: 2")
+        .with("X-Odd: ü");
+    let client = Client::ask(server.address(), &handshake.bytes());
+    assert_eq!(
+        (client.status(), client.header("X-Why")),
+        ("418", Some("because"))
+    );
+    let client = Client::ask(server.address(), &handshake.with("X-User: jo").bytes());
+    assert_eq!(client.status(), "101");
+}
+
+#[test]
+fn a_class_of_python_is_told_of_a_number_or_of_a_tokens_own_port() {
+    let target = Target::new();
+    let (host, port) = (target.address().ip(), target.address().port());
+    let address = target.address().to_string();
+    let tokens = format!("abc={address}");
+    let fixed = [address.as_str()];
+    let ask = |expected: &str, arguments: &[&str]| {
+        let auth = ["--auth-plugin=plugin_classes.Told", "--auth-source"];
+        let server = with_classes(&[&auth[..], &[expected], arguments].concat());
+        let handshake = Handshake::default().request_line("GET /?token=abc HTTP/1.1");
+        let client = Client::ask(server.address(), &handshake.bytes());
+        client.status().to_owned()
+    };
+    let source = ["--token-source", &tokens];
+    let text = [&["--token-plugin=plugin_classes.Plain"], &source[..]].concat();
+    let number = [&["--token-plugin=plugin_classes.Numbers"], &source[..]].concat();
+    for (arguments, port) in [
+        (&fixed[..], port.to_string()),
+        (&number, port.to_string()),
+        (&text, format!("'{port}'")),
+    ] {
+        assert_eq!(
+            ask(&format!("'{host}' {port}"), arguments),
+            "101",
+            "{arguments:?}"
+        );
+        assert_eq!(ask("else", arguments), "404");
     }
 }

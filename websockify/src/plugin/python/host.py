@@ -42,6 +42,9 @@ class Worker:
 
     def join(self):
         """What a thread does."""
+        if "asyncio" in sys.modules:
+            # As in the main thread, there is a loop for whoever asks for one.
+            sys.modules["asyncio"].set_event_loop(sys.modules["asyncio"].new_event_loop())
         try:
             for kind, make in self.crew.makers.items():
                 self.plugins[kind] = make()
