@@ -48,7 +48,7 @@ enum Route {
     /// All of them here.
     Fixed(Arc<Target>),
     /// Each where its token leads.
-    Tokens(Tokens),
+    Tokens(Box<Tokens>),
 }
 
 /// What knows where tokens lead.
@@ -127,7 +127,7 @@ impl Gate {
             RouteConfig::Fixed(target) => {
                 Route::Fixed(Arc::new(Target::new(target, wrapped, always)))
             }
-            RouteConfig::Tokens(config) => Route::Tokens(Tokens {
+            RouteConfig::Tokens(config) => Route::Tokens(Box::new(Tokens {
                 outage: Outage::of(&config.name),
                 source: TokenSource::open(config.source.clone(), python.as_ref())
                     .await
@@ -135,7 +135,7 @@ impl Gate {
                 config,
                 tls,
                 connector: always.map(OnceLock::from).unwrap_or_default(),
-            }),
+            })),
         };
         Ok(Self {
             origins: door.origins,

@@ -84,7 +84,7 @@ fn bytes_pass_both_ways_in_binary_messages() {
         let mut arrived = vec![0; length];
         std::io::Read::read_exact(&mut peer, &mut arrived).unwrap();
         assert!(arrived == bytes, "{length} bytes up");
-        std::io::Write::write_all(&mut peer, &bytes).unwrap();
+        peer.write_all(&bytes).unwrap();
         assert!(client.read_binary(length) == bytes, "{length} bytes down");
     }
 }
@@ -130,7 +130,7 @@ fn a_close_is_echoed_and_the_target_reads_the_end_after_all_data() {
 #[test]
 fn a_target_that_ends_closes_the_client_with_1000() {
     let (_server, mut client, mut peer) = session();
-    std::io::Write::write_all(&mut peer, b"last words").unwrap();
+    peer.write_all(b"last words").unwrap();
     drop(peer);
     let (bytes, code, reason) = client.read_to_close();
     assert_eq!(
@@ -219,7 +219,7 @@ fn a_client_on_a_unix_target_is_served() {
     client.send_binary(b"up");
     let mut arrived = [0; 2];
     std::io::Read::read_exact(&mut peer, &mut arrived).unwrap();
-    std::io::Write::write_all(&mut peer, b"down").unwrap();
+    peer.write_all(b"down").unwrap();
     assert_eq!(
         (&arrived, &client.read_binary(4)[..]),
         (b"up", &b"down"[..])

@@ -171,7 +171,7 @@ impl Read {
                 .and_then(parse);
             match parsed {
                 Ok(Some((token, destination))) => {
-                    _ = self.targets.insert(token.into(), destination)
+                    self.targets.insert(token.into(), destination);
                 }
                 Ok(None) => {}
                 Err(reason) => {
