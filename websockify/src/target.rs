@@ -234,7 +234,10 @@ async fn connect_tcp(address: &HostPort, prefer_ipv6: bool) -> Result<Plain, Con
 
 /// Tries one address after the other. Each gets an equal share of the time that is left, so that one which drops packets does
 /// not use up all of it.
-async fn connect_any(candidates: &[SocketAddr], deadline: Instant) -> Result<Plain, ConnectError> {
+pub(crate) async fn connect_any(
+    candidates: &[SocketAddr],
+    deadline: Instant,
+) -> Result<Plain, ConnectError> {
     let mut failure = None;
     for (index, &candidate) in candidates.iter().enumerate() {
         let left = (candidates.len() - index) as u32;
@@ -283,7 +286,8 @@ fn is_its_own_peer(stream: &TcpStream, target: SocketAddr) -> bool {
     })
 }
 
-async fn connect_unix(path: &Path) -> io::Result<Plain> {
+/// Connects to a unix socket, waiting for room in its backlog.
+pub(crate) async fn connect_unix(path: &Path) -> io::Result<Plain> {
     let attempts = async {
         loop {
             match UnixStream::connect(path).await {

@@ -14,6 +14,8 @@
 //! - [`tokens`]: where a token leads, from files and directories.
 //! - [`jwt`]: tokens that are signed or encrypted.
 //! - [`plugins`]: programs that know tokens or who is let in, and Python classes.
+//! - [`token_api`]: tokens that a service knows which is asked by HTTP.
+//! - [`token_redis`]: tokens that Redis knows.
 //! - [`lifetime`]: stopping, run-once, timeouts, leaks.
 //! - [`shim`]: the preloaded library itself.
 //! - [`library`]: where the preloaded library comes from.
@@ -42,6 +44,8 @@ mod shim;
 mod terminal;
 mod tls;
 mod tls_target;
+mod token_api;
+mod token_redis;
 mod tokens;
 mod upgrade;
 mod wrapping;

@@ -15,19 +15,19 @@ use integration::{
 };
 
 /// The upgrade for a token as it stands in the address.
-fn with(token: &str) -> Handshake {
+pub(crate) fn with(token: &str) -> Handshake {
     Handshake::default().request_line(&format!("GET /websockify?token={token} HTTP/1.1"))
 }
 
 /// The status that a token is answered with.
-fn status(server: &Server, token: &str) -> String {
+pub(crate) fn status(server: &Server, token: &str) -> String {
     Client::ask(server.address(), &with(token).bytes())
         .status()
         .to_owned()
 }
 
 /// A session by this token, which is to lead to this target.
-fn reaches(server: &Server, token: &str, target: &Target) {
+pub(crate) fn reaches(server: &Server, token: &str, target: &Target) {
     let mut client = Client::with(server.address(), &with(token));
     let mut peer = target.accept();
     peer.write_all(b"hello").unwrap();

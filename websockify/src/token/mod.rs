@@ -1,9 +1,13 @@
 //! Where a client's token leads: the sources that know tokens, each in its own file.
 
+mod answer;
 mod directory;
 mod file;
+mod http;
 mod jose;
 mod jwt;
+mod redis;
+mod service;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -22,7 +26,9 @@ use crate::plugin::{self, Plugin};
 
 use directory::{Files, Sockets};
 use file::Lines;
+use http::ApiSource;
 use jwt::JwtSource;
+use redis::RedisSource;
 
 /// What a client names its target by. Whoever knows it is let through to that target, so it is not shown.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -195,6 +201,10 @@ pub(crate) enum TokenSource {
     Jwt(Arc<JwtSource>),
     /// `Exec`, and classes of Python.
     Plugin(Plugin),
+    /// `BaseTokenAPI` and `JSONTokenApi`.
+    Api(ApiSource),
+    /// `TokenRedis`.
+    Redis(RedisSource),
 }
 
 impl TokenSource {
@@ -211,10 +221,11 @@ impl TokenSource {
             TokenSourceConfig::Exec(command) => {
                 Self::Plugin(Plugin::exec(&command, plugin::Kind::Token).await?)
             }
+            TokenSourceConfig::Api { url, json } => Self::Api(ApiSource::new(&url, json)?),
+            TokenSourceConfig::Redis(source) => Self::Redis(RedisSource::new(&source)?),
             TokenSourceConfig::Python(_) => {
                 Self::Plugin(python.cloned().context("Python does not run")?)
             }
-            _ => anyhow::bail!("not merged"),
         })
     }
 
@@ -239,6 +250,8 @@ impl TokenSource {
                 directory::blocking(move || source.look_up(&token)).await
             }
             Self::Plugin(plugin) => plugin.look_up(token).await,
+            Self::Api(service) => service.look_up(token).await,
+            Self::Redis(redis) => redis.look_up(token).await,
         }
     }
 }
