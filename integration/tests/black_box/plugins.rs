@@ -203,7 +203,7 @@ fn a_plugin_that_dies_is_started_again_and_leaves_no_zombie() {
     server.wait_for_line("Exec: it exited with status 3; who needs it is refused");
     reaches_at_last(&server, "good", &target);
     assert_eq!(status(&server, "kill"), "503");
-    server.wait_for_line("token plugin: it was ended by SIGKILL; starting it again in");
+    server.wait_for_line("token plugin: it was ended by SIGKILL; starting it again");
     reaches_at_last(&server, "good", &target);
     let plugin = plugin_of(&server);
     kill(plugin, Signal::SIGKILL).unwrap();
@@ -570,6 +570,34 @@ fn a_plugin_is_not_taken_for_the_wrapped_program() {
 }
 
 #[test]
+fn as_the_first_process_of_a_container_it_reaps_what_a_plugin_has_left_behind() {
+    let target = Target::new();
+    let script = format!(
+        r#"sleep 1000 & sleep 1000 & while read -r line; do parse; case $token in die) exit 3 ;; esac
+        echo "{{\"id\":$id,\"target\":\"{}\"}}"; done"#,
+        target.address()
+    );
+    let unshare = [
+        "unshare",
+        "--map-root-user",
+        "--pid",
+        "--fork",
+        "--mount-proc",
+    ];
+    let (server, _files) = exec_through(&unshare, &[], &script);
+    reaches(&server, "good", &target);
+    let bridge = children(server.pid())[0];
+    for _ in 0..3 {
+        assert_eq!(status(&server, "die"), "503");
+        reaches_at_last(&server, "good", &target);
+        wait_until("the orphans to be reaped", || {
+            (children(bridge).len() == 1).then_some(())
+        });
+    }
+    kill(bridge, Signal::SIGTERM).unwrap();
+}
+
+#[test]
 fn the_exit_status_of_the_wrapped_program_stays_what_it_is() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let options = [
@@ -729,7 +757,7 @@ fn what_a_python_class_does_hurts_only_its_own_answer() {
             assert_eq!(status(&server, bad), "403", "{bad}");
         }
         assert_eq!(status(&server, "gone"), "503");
-        server.wait_for_line("token plugin: it exited with status 7; starting it again in");
+        server.wait_for_line("token plugin: it exited with status 7; starting it again");
         reaches_at_last(&server, "good", &target);
         server.signal(Signal::SIGTERM);
         assert_eq!(server.wait().code(), Some(0));

@@ -285,26 +285,35 @@ impl Shared {
     }
 }
 
+/// Turns down every question once the task is over, however that came about.
+struct UntilOver(Arc<Shared>);
+
+impl Drop for UntilOver {
+    fn drop(&mut self) {
+        self.0.turn_down(Some(GONE));
+    }
+}
+
 /// Lets a program answer, and starts it again when it has ended, until it is to end.
 async fn keep_running(shared: Arc<Shared>, launch: Launch, mut running: Running) {
+    let UntilOver(shared) = &UntilOver(shared);
     let mut pause = Duration::ZERO;
     loop {
         let began = running.began();
-        let Some(end) = serve(&shared, running).await else {
-            break;
+        let Some(end) = serve(shared, running).await else {
+            return;
         };
         shared.give_up_written(&format!("it {end}"));
         if began.elapsed() >= STABLE {
             pause = Duration::ZERO;
         }
-        let start = start_again(&shared, &launch, format!("it {end}"), &mut pause);
+        let start = start_again(shared, &launch, format!("it {end}"), &mut pause);
         running = tokio::select! {
             running = start => running,
-            () = shared.stopped() => break,
+            () = shared.stopped() => return,
         };
         shared.turn_down(None);
     }
-    shared.turn_down(Some(GONE));
 }
 
 /// Starts a program again that has ended for this reason, as often as it takes.
