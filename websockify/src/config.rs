@@ -671,7 +671,7 @@ mod tests {
             ("--target-config t --unix-target s", "give one of them"),
             (
                 "--token-plugin TokenFile --token-source @/not/there",
-                "cannot read '/not/there'",
+                "--token-source: cannot read /not/there",
             ),
             ("h:1 --token-timeout 3", "--token-timeout needs"),
         ] {

@@ -42,27 +42,28 @@ impl Outage {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         state.met += 1;
-        if state.since.is_none() {
-            state.since = Some(now);
-            state.told = state.last_line.is_none_or(|last| now - last >= QUIET);
-            if state.told {
-                state.last_line = Some(now);
-                tracing::error!(
-                    "{}: {reason}; who needs it is refused until it answers",
-                    self.name
-                );
-                return;
-            }
+        state.since.get_or_insert(now);
+        // One that began in the quiet is told of when that is over, if it still lasts then.
+        let is_quiet = state.last_line.is_some_and(|last| now - last < QUIET);
+        if state.told || is_quiet {
+            return tracing::debug!("{}: {reason}", self.name);
         }
-        tracing::debug!("{}: {reason}", self.name);
+        (state.told, state.last_line) = (true, Some(now));
+        tracing::error!(
+            "{}: {reason}; who needs it is refused until it answers",
+            self.name
+        );
     }
 
     /// Notes that it answered.
     pub(crate) fn over(&self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let met = std::mem::take(&mut state.met);
+        let (met, told) = (
+            std::mem::take(&mut state.met),
+            std::mem::take(&mut state.told),
+        );
         if let Some(since) = state.since.take()
-            && state.told
+            && told
         {
             let seconds = since.elapsed().as_secs_f64();
             state.last_line = Some(Instant::now());
@@ -71,5 +72,40 @@ impl Outage {
                 self.name
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    fn is_told(outage: &Outage) -> bool {
+        outage.state.lock().unwrap().told
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_outage_is_told_of_once_and_a_flapping_one_now_and_then() {
+        let outage = Outage::of("it");
+        let seconds = |seconds| advance(Duration::from_secs(seconds));
+        outage.met("gone");
+        assert!(is_told(&outage));
+        outage.met("gone");
+        outage.over();
+        assert!(!is_told(&outage));
+        // Too soon after the last line, but it stays.
+        outage.met("gone");
+        assert!(!is_told(&outage));
+        seconds(9).await;
+        outage.met("gone");
+        assert!(!is_told(&outage));
+        seconds(2).await;
+        outage.met("gone");
+        assert!(is_told(&outage));
+        outage.over();
+        seconds(11).await;
+        outage.met("gone");
+        assert!(is_told(&outage));
     }
 }

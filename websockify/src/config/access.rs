@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::cli::Args;
+use crate::input;
 use crate::secret::Secret;
 
 use super::{UsageError, absolute, usage};
@@ -243,12 +244,7 @@ fn given(source: Option<&Secret>, option: &str) -> Result<Option<Secret>, UsageE
         return Ok(source.cloned());
     };
     let file = Path::new(OsStr::from_bytes(file));
-    let mut text = std::fs::read(file).map_err(|error| {
-        UsageError(format!(
-            "{option}: cannot read '{}': {error}",
-            file.display()
-        ))
-    })?;
+    let mut text = input::read(file).map_err(|error| UsageError(format!("{option}: {error:#}")))?;
     if text.last() == Some(&b'\n') {
         text.pop();
         if text.last() == Some(&b'\r') {

@@ -110,6 +110,12 @@ fn refusal(
     *response.status_mut() = status;
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, plain);
-    response.headers_mut().extend(headers.iter().cloned());
+    for (name, value) in headers {
+        if name == CONTENT_TYPE {
+            response.headers_mut().insert(name, value.clone());
+        } else {
+            response.headers_mut().append(name, value.clone());
+        }
+    }
     response
 }

@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
 use super::{Destination, Token, Unavailable};
@@ -134,9 +135,16 @@ fn unreadable(error: &std::io::Error) -> Unavailable {
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Unavailable> + Send + 'static,
 ) -> Result<T, Unavailable> {
-    spawn_blocking(work)
-        .await
-        .unwrap_or_else(|_| Err(Unavailable("the look-up failed".to_owned())))
+    // Where files keep everybody waiting, the threads are not only for those who wait for a token.
+    static THREADS: Semaphore = Semaphore::const_new(32);
+    let thread = THREADS.acquire().await;
+    spawn_blocking(move || {
+        // Also when nobody waits any more.
+        let _thread = thread;
+        work()
+    })
+    .await
+    .unwrap_or_else(|_| Err(Unavailable("the look-up failed".to_owned())))
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use nix::sys::statfs::{
 
 use super::directory::blocking;
 use super::{Destination, Token, Unavailable};
+use crate::input;
 use crate::stamp::Stamp;
 use crate::sys;
 
@@ -52,7 +53,7 @@ impl Lines {
     /// # Errors
     /// It cannot be read.
     pub(crate) fn open(path: PathBuf, once: bool) -> Result<Self> {
-        let read = match Read::from(&path) {
+        let read = match Read::from(&path, once) {
             Err(error) if error.kind() == io::ErrorKind::NotFound && !once => {
                 tracing::warn!(
                     "warning: '{}' does not exist: no token is known until it does",
@@ -92,7 +93,7 @@ impl Inner {
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.once && !read.as_ref().is_some_and(Read::is_current) {
             *read = None;
-            match Read::from(&self.path) {
+            match Read::from(&self.path, self.once) {
                 Ok(new) => *read = Some(new),
                 Err(error) => {
                     let path = self.path.display();
@@ -110,8 +111,8 @@ impl Inner {
 }
 
 impl Read {
-    /// Reads a file, or all files of a directory in the order of their names.
-    fn from(path: &Path) -> io::Result<Self> {
+    /// Reads a file, or all files of a directory in the order of their names; what comes out of a pipe only if it is read `once`.
+    fn from(path: &Path, once: bool) -> io::Result<Self> {
         let now = SystemTime::now();
         let metadata = fs::metadata(path)?;
         let stamp = Stamp::from(&metadata);
@@ -122,7 +123,14 @@ impl Read {
             files: vec![(path.to_owned(), stamp)],
         };
         if !metadata.is_dir() {
-            read.add(path)?;
+            let text = match metadata.is_file() {
+                true => fs::read(path)?,
+                false if once => {
+                    input::read(path).map_err(|error| io::Error::other(format!("{error:#}")))?
+                }
+                false => return Err(io::Error::other("it is neither a file nor a directory")),
+            };
+            read.add(path, &text);
             return Ok(read);
         }
         let mut names: Vec<_> = fs::read_dir(path)?
@@ -138,12 +146,17 @@ impl Read {
             };
             read.settled &= stamp.is_settled(now);
             read.quick &= is_quick(&file);
-            if let Err(error) = read.add(&file) {
-                tracing::warn!(
-                    "cannot read '{}': {}",
-                    file.display(),
-                    sys::describe(&error)
-                );
+            match fs::metadata(&file) {
+                // Others have no lines.
+                Ok(metadata) if !metadata.is_file() => {}
+                _ => match fs::read(&file) {
+                    Ok(text) => read.add(&file, &text),
+                    Err(error) => tracing::warn!(
+                        "cannot read '{}': {}",
+                        file.display(),
+                        sys::describe(&error)
+                    ),
+                },
             }
             read.files.push((file, stamp));
         }
@@ -159,12 +172,8 @@ impl Read {
                 .all(|(file, stamp)| Stamp::of(file).is_ok_and(|now| now == *stamp))
     }
 
-    /// Adds the lines of a file; what is no regular file has none.
-    fn add(&mut self, file: &Path) -> io::Result<()> {
-        if !fs::metadata(file)?.is_file() {
-            return Ok(());
-        }
-        let text = fs::read(file)?;
+    /// Adds the lines of a file.
+    fn add(&mut self, file: &Path, text: &[u8]) {
         for (number, line) in text.split(|&byte| byte == b'\n').enumerate() {
             let parsed = str::from_utf8(line)
                 .map_err(|_| "it is not UTF-8")
@@ -183,7 +192,6 @@ impl Read {
                 }
             }
         }
-        Ok(())
     }
 }
 

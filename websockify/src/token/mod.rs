@@ -297,17 +297,19 @@ pub(crate) fn decoded(text: &str) -> Cow<'_, str> {
 
 /// The host that a request is for, without its port, and an IPv6 address without its brackets.
 fn host<B>(request: &Request<B>) -> Result<Option<Cow<'_, str>>, &'static str> {
+    let authority = request
+        .uri()
+        .authority()
+        .map(|authority| authority.as_str());
     let mut lines = request.headers().get_all(HOST).iter();
-    let line = lines.next().and_then(|line| line.to_str().ok());
+    let line = lines.next().map(|line| line.to_str().unwrap_or_default());
     // As above: of several it is not certain which one others look at (RFC 9112, 3.2).
     if lines.next().is_some()
-        || request
-            .uri()
-            .authority()
-            .is_some_and(|authority| Some(authority.as_str()) != line)
+        || line.is_some() && authority.is_some_and(|other| Some(other) != line)
     {
         return Err("More than one host");
     }
+    let line = line.or(authority);
     Ok(line.map(|line| {
         let host = match line.strip_prefix('[').and_then(|line| line.split_once(']')) {
             Some((address, _)) => address,
@@ -440,6 +442,7 @@ mod tests {
             assert_eq!(token("/", &[host], true).as_deref(), Ok(meant));
         }
         assert_eq!(token("http://a:1/", &["a:1"], true).as_deref(), Ok("a"));
+        assert_eq!(token("http://a:1/", &[], true).as_deref(), Ok("a"));
         assert_eq!(token("http://a/", &["b"], true), Err("More than one host"));
         assert_eq!(token("/", &["a", "b"], true), Err("More than one host"));
         for hosts in [&[][..], &[""], &[":80"], &["[]:1"]] {

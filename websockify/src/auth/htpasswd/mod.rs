@@ -219,7 +219,15 @@ impl Known {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Denied> {
-    let done = spawn_blocking(work).await;
+    // Where files keep everybody waiting, the threads are not only for those who log in.
+    static THREADS: Semaphore = Semaphore::const_new(32);
+    let thread = THREADS.acquire().await;
+    let done = spawn_blocking(move || {
+        // Also when nobody waits any more.
+        let _thread = thread;
+        work()
+    })
+    .await;
     done.map_err(|error| Denied::Unavailable(error.to_string()))
 }
 

@@ -40,6 +40,8 @@ pub(in crate::token) enum KeyError {
     OpenSshPrivate,
     /// It begins like a JSON Web Key, and is none.
     NoJwk,
+    /// It may be a key that is damaged, or of another form.
+    LikeAKey,
     /// It is neither text nor a key.
     Binary,
 }
@@ -57,6 +59,9 @@ impl fmt::Display for KeyError {
             Self::OpenSshPublic => "it is in OpenSSH's form; convert it: ssh-keygen -e -m PKCS8 -f FILE > NEW",
             Self::OpenSshPrivate => "it is in OpenSSH's form; convert it in its place: ssh-keygen -p -N '' -m PKCS8 -f FILE",
             Self::NoJwk => "it is no JSON Web Key; of a set of them, one has to be in a file of its own",
+            Self::LikeAKey => {
+                "it looks like a key that is damaged or of another form, which others may know: a secret must not look like one"
+            }
             Self::Binary => {
                 "it is neither a key in PEM or DER form nor text; a secret of any bytes can be converted: openssl base64 -A -in FILE -out NEW"
             }
@@ -105,6 +110,7 @@ impl Key {
         }
         match FOREIGN.iter().find(|(form, _)| start.starts_with(form)) {
             Some((_, error)) => Err(*error),
+            None if is_like_a_key(start) => Err(KeyError::LikeAKey),
             None => from_text(text).map(unnamed),
         }
     }
@@ -191,11 +197,30 @@ fn from_text(text: &str) -> Result<Material, KeyError> {
     Ok(Material::Secret(secrets))
 }
 
+/// Whether a text may be a key that was damaged or that something stands before, or the address of one: many of them are public, and whoever
+/// has the text of a public key must not be able to make tokens.
+fn is_like_a_key(text: &str) -> bool {
+    const WORDS: [&str; 4] = ["ssh-", "ecdsa-sha2-", "sk-ssh-", "sk-ecdsa-"];
+    let text = text.to_ascii_lowercase();
+    let has = |part| text.contains(part);
+    let framed = (has("begin ") || has("end ")) && (has("key") || has("certificate"));
+    let named = text
+        .split_whitespace()
+        .any(|word| WORDS.iter().any(|start| word.starts_with(start)));
+    let digits = text.trim_end();
+    // `openssl rand -hex 32` makes 64 of them, and the shortest key is longer.
+    let hexadecimal = digits.len() > 80
+        && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
+        && ["3082", "3081", "3059", "302a"].contains(&&digits[..4]);
+    framed || named || hexadecimal || has("://")
+}
+
 /// Whether these bytes may be a key all the same: DER of any kind, or how OpenSSH writes lengths. What is short would often look so by
 /// chance.
 fn is_foreign(bytes: &[u8]) -> bool {
     let is_der = AnyRef::from_der(bytes).is_ok_and(|any| any.tag() == Tag::Sequence);
-    bytes.len() > 64 && is_der || bytes.starts_with(&[0; 3])
+    let begins_der = bytes.len() > 40 && matches!(bytes, [0x30, 0x81 | 0x82 | 0x59 | 0x2a, ..]);
+    bytes.len() > 64 && is_der || begins_der || bytes.starts_with(&[0; 3])
 }
 
 /// What a text means in base64url or base64, passing over whatever belongs to neither, as Python does.

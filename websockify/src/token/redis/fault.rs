@@ -20,7 +20,7 @@ pub(super) fn of_connection(error: &RedisError) -> String {
         None if error.kind() == ErrorKind::Parse => {
             "what it answers is not Redis' protocol".to_owned()
         }
-        None => "it has closed the connection".to_owned(),
+        None => "it has closed the connection, or does not answer".to_owned(),
     }
 }
 
