@@ -107,13 +107,13 @@ fn basic(user: &str) -> Result<HeaderValue> {
 /// Whether a service knows the token, by the status of its answer.
 fn is_known(status: StatusCode, token: &Token) -> Result<bool, Unavailable> {
     match status {
-        _ if status.is_success() => Ok(true),
+        _ if status.as_u16() < 400 => Ok(true),
         // It has not looked.
         StatusCode::PROXY_AUTHENTICATION_REQUIRED
         | StatusCode::REQUEST_TIMEOUT
         | StatusCode::TOO_EARLY
         | StatusCode::TOO_MANY_REQUESTS => Err(unavailable(status)),
-        _ if !status.is_client_error() => Err(unavailable(status)),
+        _ if status.as_u16() >= 500 => Err(unavailable(status)),
         StatusCode::NOT_FOUND | StatusCode::GONE => Ok(false),
         // It may be that we are not welcome, or ask for something else than is meant.
         _ => {
