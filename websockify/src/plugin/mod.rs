@@ -35,7 +35,7 @@
 //! Answers may come in any order, and up to [1024](process) questions are asked before the first is answered. The end of its input
 //! is the end of the plugin. What it writes to stderr goes to the log. It is started again when it ends.
 //!
-//! Python classes made for the original are asked in the same way, by a [script](python) that is within this executable.
+//! Python classes made for the original are asked in the same way, by a [script](mod@python) that is within this executable.
 
 mod lines;
 mod process;
