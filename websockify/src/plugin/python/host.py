@@ -20,16 +20,26 @@ import logging
 import operator
 import os
 import queue
-import re
 import threading
 import traceback
 import types
+from http.client import HTTPMessage
+from urllib.parse import quote, unquote
 
 # How many look-ups may overlap.
 MAX_WORKERS = 64
 # The longest answer in bytes, and the longest text in it.
 MAX_LINE = 64 * 1024
 MAX_TEXT = 8 * 1024
+# How much is told of a failure, and of one with all that led to it.
+MAX_REASON = 1024
+MAX_TRACEBACK = 16 * 1024
+# How many secrets of a request are looked for in what is told, and how long they may be together. That takes time in which nobody
+# else is served, and whoever asks decides how many there are: of a request that has more, nothing is told but the kind of failure.
+MAX_SECRETS = 64
+MAX_SECRET_TEXT = 16 * 1024
+# By how many of its first characters a secret is sought before anything else is done with it.
+HEAD = 24
 
 
 class Worker:
@@ -276,8 +286,6 @@ def authenticate(plugin, question):
 
 def message(question):
     """The headers as the original has them."""
-    from http.client import HTTPMessage
-
     headers = HTTPMessage()
     for name, value in question["headers"]:
         headers[spell(name)] = value
@@ -315,55 +323,120 @@ def refusal(error, secrets):
         answer["message"] = clean(text)
     reason = describe(error).partition(": ")[2]
     if reason not in ("", "%s None" % status, "%s %s" % (status, text)):
-        say(without(secrets, "refused: " + reason))
+        say("refused: " + (type(error).__name__ if secrets is None else without(secrets, reason)))
     return answer
 
 
 def secrets_of(question):
-    """What must not be shown of a request."""
-    values = [question["password"], question["path"].partition("?")[2]]
-    values += [part.partition("=")[2] for part in str(values[1]).split("&")]
+    """What must not be shown of a request; None when that is too much."""
+    query = question["path"].partition("?")[2]
+    values = [question["password"], query]
+    values += [part.partition("=")[2] for part in query.split("&", MAX_SECRETS)]
     for name, value in question["headers"]:
         if name in ("authorization", "cookie", "proxy-authorization", "sec-websocket-protocol"):
             values += [value, value.partition(" ")[2]]
-            values += [part.partition("=")[2] for part in value.split("; ")]
-    return [value for value in values if value]
+            values += [part.partition("=")[2] for part in value.split("; ", MAX_SECRETS)]
+        if len(values) > 4 * MAX_SECRETS:
+            return None
+    secrets = {value for value in values if value}
+    if len(secrets) > MAX_SECRETS or sum(map(len, secrets)) > MAX_SECRET_TEXT:
+        return None
+    return secrets
 
 
-def without(secrets, text):
-    """A text in which secrets are replaced, however they are written."""
-    from urllib.parse import quote, unquote
+def without(secrets, text, limit=MAX_REASON):
+    """The beginning of a text in which secrets are replaced, however they are written."""
+    # One that begins in what is shown is found, whole or by as much of it as can be shown.
+    window = text[:2 * limit]
+    hidden = []
+    for form in forms_within(secrets, window):
+        hidden += places(form[:limit], window)
+    shown, end = [], 0
+    for start, stop in sorted(hidden):
+        if start > limit:
+            break
+        if start >= end:
+            shown += [window[end:start], "..."]
+        end = max(end, stop)
+    return "".join(shown) + window[end:limit]
 
+
+def forms_within(secrets, text):
+    """All spellings of those secrets of which something is in a text."""
     forms = set()
     for secret in secrets:
-        for form in (secret, unquote(secret)):
-            forms.update([form, repr(form)[1:-1], repr(form.encode("utf-8", "replace"))[2:-1]])
-            forms.update([quote(form, errors="replace"), quote(form, "", errors="replace"), json.dumps(form)[1:-1]])
-    for form in sorted(filter(None, forms), key=len, reverse=True):
-        pattern = re.escape(form)
-        if len(form) < 4:
-            # A short one is in many words by chance.
-            pattern = r"(?<!\w)%s(?!\w)" % pattern
-        text = re.sub(pattern, "...", text)
-    return text
+        # An escaped character is at most twelve long.
+        heads = [secret[:HEAD], unquote(secret[:12 * HEAD + 12])[:HEAD]]
+        for whole, head in zip((lambda: secret, lambda: unquote(secret)), heads):
+            if any(form in text for form in spellings(head)):
+                forms.update(spellings(whole()))
+    return filter(None, forms)
+
+
+def spellings(text):
+    """How a text may be written. The spelling of its beginning is the beginning of its spelling."""
+    if text.isalnum() and len(text.encode("utf-8", "replace")) == len(text):
+        return {text}
+    data = text.encode("utf-8", "replace")
+    both = (text + "'\"", data + b"'\"")
+    return {
+        text,
+        repr(text)[1:-1],
+        repr(data)[2:-1],
+        # Whether a quote is escaped depends on the quotes that follow.
+        repr(both[0])[1:-4],
+        repr(both[1])[2:-4],
+        quote(text, errors="replace"),
+        quote(text, "", errors="replace"),
+        json.dumps(text)[1:-1],
+    }
+
+
+def places(form, text):
+    """From where to where a text has this form."""
+    start = text.find(form)
+    while start >= 0:
+        stop = start + len(form)
+        # A short one is in many words by chance.
+        if len(form) >= 4 or not (is_word(text[start - 1:start]) or is_word(text[stop:stop + 1])):
+            yield start, stop
+            start = text.find(form, stop)
+        else:
+            start = text.find(form, start + 1)
+
+
+def is_word(character):
+    return character.isalnum() or character == "_"
 
 
 def report(what, error, secrets):
     """Says what went wrong in one line, and at length only if asked to."""
     if VERBOSE:
-        text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-        return say(without(secrets, "%s: %s" % (what, text)))
+        return say("%s: %s" % (what, at_length(error, secrets)))
     frames = traceback.extract_tb(error.__traceback__)
     where = ""
     if len(frames) > 1:
         where = " (%s, line %s)" % (os.path.basename(frames[-1][0]), frames[-1][1])
-    say(without(secrets, "%s: %s%s" % (what, describe(error), where)))
+    say("%s: %s%s" % (what, in_short(error, secrets), where))
+
+
+def in_short(error, secrets):
+    return type(error).__name__ if secrets is None else without(secrets, describe(error))
+
+
+def at_length(error, secrets):
+    if secrets is None:
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        return "Traceback (most recent call last):\n%s%s" % (frames, type(error).__name__)
+    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    return without(secrets, text, MAX_TRACEBACK)
 
 
 def describe(error):
     """The last line of a traceback."""
     try:
-        text = " ".join(str(error).split("\n"))
+        # More of it is never shown.
+        text = " ".join(str(error)[:2 * MAX_TRACEBACK].split("\n"))
     except Exception:
         text = "(it cannot be shown)"
     name = type(error).__name__
@@ -399,4 +472,5 @@ def write(answers, answer):
 
 
 VERBOSE = False
-main()
+if __name__ == "__main__":
+    main()
