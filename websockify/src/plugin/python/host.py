@@ -20,14 +20,24 @@ import logging
 import operator
 import os
 import queue
+import re
 import threading
 import traceback
 import types
 from http.client import HTTPMessage
 from urllib.parse import quote, unquote
 
+# These are for what stands in for the original.
+import base64
+import hmac
+import shlex
+import urllib.error
+import urllib.request
+
 # How many look-ups may overlap.
 MAX_WORKERS = 64
+# What is called of the objects.
+METHODS = {"token": "lookup", "auth": "authenticate"}
 # The longest answer in bytes, and the longest text in it.
 MAX_LINE = 64 * 1024
 MAX_TEXT = 8 * 1024
@@ -40,6 +50,8 @@ MAX_SECRETS = 64
 MAX_SECRET_TEXT = 16 * 1024
 # By how many of its first characters a secret is sought before anything else is done with it.
 HEAD = 24
+# What is in it however it is written.
+PLAIN = re.compile(r"(?<!%)(?<!%\w)[A-Za-z0-9]{3,}")
 
 
 class Worker:
@@ -59,16 +71,19 @@ class Worker:
             for kind, make in self.crew.makers.items():
                 self.plugins[kind] = make()
         except BaseException as error:
-            report("cannot make another plugin, so look-ups wait for each other", error, self.crew.secrets)
+            report("cannot make another plugin, so look-ups wait for each other", error, [])
             self.crew.joined(None)
         else:
             self.crew.joined(self)
             self.work()
 
     def work(self):
+        thread = threading.get_ident()
         while True:
             question = self.questions.get()
+            UNDER_WAY[thread] = question
             answer = ask(self.plugins, question)
+            del UNDER_WAY[thread]
             answer["id"] = question["id"]
             self.crew.tell(answer)
             self.crew.rest(self)
@@ -77,9 +92,8 @@ class Worker:
 class Crew:
     """All workers. A question goes to one that is idle, in the main thread if possible, or waits for a new one."""
 
-    def __init__(self, makers, secrets, answers):
+    def __init__(self, makers, answers):
         self.makers = makers
-        self.secrets = secrets
         self.answers = answers
         self.writing = threading.Lock()
         self.changed = threading.Condition()
@@ -140,8 +154,7 @@ def main():
     sys.argv = ["websockify"]
     questions, answers = take_pipes()
     orders = json.loads(questions.readline().decode("utf-8"))
-    level = logging.DEBUG if orders["verbose"] else logging.INFO
-    logging.basicConfig(stream=sys.stderr, level=level, format="%(levelname)s: %(message)s")
+    set_up_logging(orders["verbose"])
     global VERBOSE
     VERBOSE = orders["verbose"]
     if not SAFE:
@@ -149,15 +162,19 @@ def main():
     if not is_installed("websockify"):
         provide(orders["modules"])
     sources = {kind: source(orders[kind]) for kind in ("token", "auth") if orders[kind]}
-    crew = Crew({}, [text for text in sources.values() if text], answers)
+    hide_sources(filter(None, sources.values()))
+    crew = Crew({}, answers)
     for kind, text in sources.items():
         try:
-            crew.makers[kind] = maker(orders[kind]["class"], text)
+            crew.makers[kind] = maker(orders[kind]["class"], text, METHODS[kind])
             crew.main.plugins[kind] = crew.makers[kind]()
+        except Unusable as error:
+            write(answers, {"failed": kind, "reason": str(error), "clear": True})
+            os._exit(1)
         except BaseException as error:
             if VERBOSE:
-                report("cannot load " + orders[kind]["class"], error, crew.secrets)
-            write(answers, {"failed": kind, "reason": without(crew.secrets, describe(error))})
+                report("cannot load " + orders[kind]["class"], error, [])
+            write(answers, {"failed": kind, "reason": in_short(error, [])})
             os._exit(1)
     write(answers, {"ready": True})
     threading.Thread(target=read, args=(questions, crew), daemon=True).start()
@@ -175,6 +192,38 @@ def take_pipes():
     sys.stderr = sys.__stderr__ = open(2, "w", 1, "utf-8", "backslashreplace", closefd=False)
     # A small buffer: a question that is not here yet can still be taken back.
     return open(questions, "rb", 1024), answers
+
+
+class Formatter(logging.Formatter):
+    """Keeps secrets out of what classes log, and what they use does."""
+
+    def format(self, record):
+        own = UNDER_WAY.get(record.thread)
+        secrets = set()
+        for question in [own] if own else list(UNDER_WAY.values()):
+            more = secrets_of(question)
+            if more is None:
+                return "%s: %s (a request under way has more secrets than can be kept out of it)" % (record.levelname, record.name)
+            secrets |= more
+        return without(secrets, super().format(record), MAX_TRACEBACK)
+
+
+def set_up_logging(verbose):
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Formatter("%(levelname)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.DEBUG if verbose else logging.INFO)
+    # It tells each path that it asks for.
+    logging.getLogger("urllib3").setLevel(logging.INFO)
+
+
+def hide_sources(sources):
+    """Has sources and their parts, of which each may be a password, kept out of all that is told."""
+    for source in sources:
+        _, _, rest = source.rpartition("://")
+        # The words of a path are no secrets, and are in what is told of files.
+        parts = [] if source.startswith(("/", "./", "../")) else re.split(r"[:@/?&=\s]", rest)
+        for secret in [source] + parts:
+            SOURCES.update(spellings(secret) | spellings(unquote(secret)))
 
 
 def is_installed(package):
@@ -205,10 +254,24 @@ def source(order):
     return None if text is None else os.fsdecode(text.encode("latin-1"))
 
 
-def maker(name, text):
+class Unusable(Exception):
+    """What was found is no plugin."""
+
+
+def maker(name, text, method):
     """What makes an object of a class."""
     found = find(name)
-    return lambda: found(text)
+    # Whatever else can be called may do anything with the source, as os.system would.
+    if not isinstance(found, type):
+        raise Unusable("it is not a class")
+
+    def make():
+        plugin = found(text)
+        if not callable(getattr(plugin, method, None)):
+            raise Unusable("it has no method " + method)
+        return plugin
+
+    return make
 
 
 def find(name):
@@ -254,7 +317,7 @@ def look_up(plugin, token):
         found = plugin.lookup(token)
         return {"target": None} if found is None else target(found)
     except BaseException as error:
-        report("lookup failed", error, [token])
+        report("lookup failed", error, {token})
         return {"target": None}
 
 
@@ -328,7 +391,9 @@ def refusal(error, secrets):
 
 
 def secrets_of(question):
-    """What must not be shown of a request; None when that is too much."""
+    """What must not be shown of a question; None when that is too much."""
+    if "token" in question:
+        return {question["token"]}
     query = question["path"].partition("?")[2]
     values = [question["password"], query]
     values += [part.partition("=")[2] for part in query.split("&", MAX_SECRETS)]
@@ -349,7 +414,7 @@ def without(secrets, text, limit=MAX_REASON):
     # One that begins in what is shown is found, whole or by as much of it as can be shown.
     window = text[:2 * limit]
     hidden = []
-    for form in forms_within(secrets, window):
+    for form in filter(None, SOURCES | forms_within(secrets, window)):
         hidden += places(form[:limit], window)
     shown, end = [], 0
     for start, stop in sorted(hidden):
@@ -365,12 +430,15 @@ def forms_within(secrets, text):
     """All spellings of those secrets of which something is in a text."""
     forms = set()
     for secret in secrets:
+        plain = PLAIN.search(secret[:HEAD])
+        if plain and plain.group() not in text:
+            continue
         # An escaped character is at most twelve long.
         heads = [secret[:HEAD], unquote(secret[:12 * HEAD + 12])[:HEAD]]
         for whole, head in zip((lambda: secret, lambda: unquote(secret)), heads):
             if any(form in text for form in spellings(head)):
                 forms.update(spellings(whole()))
-    return filter(None, forms)
+    return forms
 
 
 def spellings(text):
@@ -472,5 +540,9 @@ def write(answers, answer):
 
 
 VERBOSE = False
+# The sources of the classes and their parts, in all spellings.
+SOURCES = set()
+# What each thread is asked.
+UNDER_WAY = {}
 if __name__ == "__main__":
     main()
