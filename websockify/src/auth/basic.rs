@@ -69,6 +69,7 @@ mod tests {
             peer: Peer::Unix,
             headers,
             path: "/",
+            file: false,
             common_name: None,
         })
     }

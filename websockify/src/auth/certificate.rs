@@ -67,6 +67,7 @@ mod tests {
             peer: Peer::Unix,
             headers,
             path: "/",
+            file: false,
             common_name,
         })
     }

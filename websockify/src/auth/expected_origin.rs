@@ -72,6 +72,7 @@ mod tests {
             peer: Peer::Unix,
             headers: &headers,
             path: "/",
+            file: false,
             common_name: None,
         })
     }

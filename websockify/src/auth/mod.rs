@@ -33,6 +33,8 @@ pub(crate) struct Visitor<'a> {
     pub(crate) headers: &'a HeaderMap,
     /// Path and query of their request.
     pub(crate) path: &'a str,
+    /// Whether they want a file, and not to go anywhere.
+    pub(crate) file: bool,
     /// The common name of the certificate that they have shown, if that was trusted.
     pub(crate) common_name: Option<&'a str>,
 }
@@ -89,8 +91,10 @@ pub(crate) enum Authenticator {
     CommonName(CommonNames),
     /// `HtpasswdFile`.
     Htpasswd(Htpasswd),
-    /// `Exec`, and classes of Python.
+    /// `Exec`.
     Plugin(Plugin),
+    /// A class of Python.
+    Python(Plugin),
 }
 
 impl Authenticator {
@@ -108,14 +112,14 @@ impl Authenticator {
                 Self::Plugin(Plugin::exec(&command, plugin::Kind::Auth).await?)
             }
             AuthenticatorConfig::Python(_) => {
-                Self::Plugin(python.cloned().context("Python does not run")?)
+                Self::Python(python.cloned().context("Python does not run")?)
             }
         })
     }
 
     /// Ends what was started for it.
     pub(crate) async fn end(&self) {
-        if let Self::Plugin(plugin) = self {
+        if let Self::Plugin(plugin) | Self::Python(plugin) = self {
             plugin.end().await;
         }
     }
@@ -124,8 +128,14 @@ impl Authenticator {
     pub(crate) fn looks_at_targets(&self) -> bool {
         match self {
             Self::Basic(_) | Self::Origin(_) | Self::CommonName(_) | Self::Htpasswd(_) => false,
-            Self::Plugin(_) => true,
+            Self::Plugin(_) | Self::Python(_) => true,
         }
+    }
+
+    /// Whether it is to be asked only of those who go somewhere. Classes made for the original may rely on a target, since that looks
+    /// tokens up first.
+    pub(crate) fn needs_targets(&self) -> bool {
+        matches!(self, Self::Python(_))
     }
 
     /// Whether somebody is let in.
@@ -142,7 +152,9 @@ impl Authenticator {
             Self::Htpasswd(htpasswd) => htpasswd.authenticate(visitor).await,
             Self::CommonName(certificate) => certificate.authenticate(visitor),
             Self::Origin(origin) => origin.authenticate(visitor),
-            Self::Plugin(plugin) => plugin.authenticate(visitor, destination).await,
+            Self::Plugin(plugin) | Self::Python(plugin) => {
+                plugin.authenticate(visitor, destination).await
+            }
         }
     }
 }

@@ -20,7 +20,7 @@
 //! Who is let in:
 //!
 //! ```text
-//! {"id":8,"peer":"192.0.2.1","path":"/websockify?token=abc","user":"alice","password":"secret","common_name":null,
+//! {"id":8,"peer":"192.0.2.1","path":"/websockify?token=abc","file":false,"user":"alice","password":"secret","common_name":null,
 //!  "target_host":"host","target_port":5900,"headers":[["host","example.com"],["cookie","a=b"]]}      in one line
 //! {"id":8,"allow":true}
 //! {"id":8,"allow":false,"status":401,"headers":{"WWW-Authenticate":"Basic"},"message":"Who are you?"}
@@ -28,7 +28,8 @@
 //! ```
 //!
 //! `user` and `password` are those of HTTP's basic authentication, `common_name` is that of a trusted client certificate; each is
-//! null when there is none. `target_host` and `target_port` are null when nothing is asked for but a file. Names of headers are in
+//! null when there is none. `target_host` and `target_port` are null when no target is known: for a file when there is no fixed target, and
+//! for a token that is missing, unknown or cannot be looked up; `file` tells whether it is a file that is asked for. Names of headers are in
 //! lower case, and each byte of a value is one character. In a refusal `status` (400 to 599, else 403), `headers` (or a list of pairs)
 //! and `message` may be missing.
 //!
@@ -44,6 +45,7 @@ mod protocol;
 mod python;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -51,7 +53,7 @@ use crate::auth::{Denied, Refused, Visitor};
 use crate::config::{AuthConfig, AuthenticatorConfig, PythonClass, TokenConfig, TokenSourceConfig};
 use crate::secret::Secret;
 use crate::token::{Destination, Token, Unavailable};
-use process::{Failure, Process};
+use process::{Endurance, Failure, Process};
 use program::{Order, Running};
 use protocol::{Misleading, Question};
 use python::Host;
@@ -83,13 +85,14 @@ impl Kind {
     }
 }
 
-/// The interpreter with the classes of Python of a configuration, if there are any.
+/// The interpreter with the classes of Python of a configuration, if there are any. `limit` is how long a question may take.
 ///
 /// # Errors
 /// A class cannot be used, and why.
 pub(crate) async fn python(
     tokens: Option<&TokenConfig>,
     auth: Option<&AuthConfig>,
+    limit: Duration,
 ) -> Result<Option<Plugin>> {
     let tokens = tokens.and_then(|config| match &config.source {
         TokenSourceConfig::Python(class) => Some(class.clone()),
@@ -101,7 +104,7 @@ pub(crate) async fn python(
     });
     match (tokens, auth) {
         (None, None) => Ok(None),
-        (tokens, auth) => Plugin::python(tokens, auth).await.map(Some),
+        (tokens, auth) => Plugin::python(tokens, auth, limit).await.map(Some),
     }
 }
 
@@ -124,17 +127,26 @@ impl Plugin {
             arguments,
             file: None,
         };
-        let process = Process::start(Launch::Exec(order)).await?;
+        let process = Process::start(Launch::Exec(order), None).await?;
         Ok(Self(Arc::new(process)))
     }
 
-    /// Python classes made for the original, in one interpreter.
+    /// Python classes made for the original, in one interpreter. It is started again when it is full of questions that it does not
+    /// return from, and nothing else comes of it for `limit`.
     ///
     /// # Errors
     /// Says which class cannot be had, and why.
-    async fn python(tokens: Option<PythonClass>, auth: Option<PythonClass>) -> Result<Self> {
+    async fn python(
+        tokens: Option<PythonClass>,
+        auth: Option<PythonClass>,
+        limit: Duration,
+    ) -> Result<Self> {
         let host = Host::new(tokens, auth)?;
-        let process = Process::start(Launch::Python(host)).await?;
+        let endurance = Endurance {
+            questions: python::MAX_WORKERS,
+            time: limit,
+        };
+        let process = Process::start(Launch::Python(host), Some(endurance)).await?;
         Ok(Self(Arc::new(process)))
     }
 

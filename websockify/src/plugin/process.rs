@@ -4,7 +4,7 @@
 //! question belongs to its asker, who forgets it by not waiting any longer; so whatever the program does, no more is kept than
 //! what somebody waits for.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -37,6 +37,8 @@ const BEARABLE: Duration = Duration::from_secs(1);
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
 /// How often the log is told of rubbish.
 const COMPLAINTS: Duration = Duration::from_secs(10);
+/// What became of a program that had to be ended for that.
+const STUCK: &str = "was ended, since nothing comes back of all that it was asked";
 /// Why a program is not asked that was to end.
 const GONE: &str = "it has ended";
 
@@ -56,8 +58,20 @@ pub(super) struct Process {
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
+/// How many questions a program may hold that nobody waits for any more before it is taken for dead, and for how long.
+///
+/// Only of a program that answers each question can that be said; others may leave out what they do not know.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Endurance {
+    pub(super) questions: usize,
+    pub(super) time: Duration,
+}
+
 /// What askers and the task share.
 struct Shared {
+    endurance: Option<Endurance>,
+    /// The program holds more than its endurance permits.
+    stuck: Notify,
     /// What the program is, for the log.
     name: &'static str,
     /// The number of the next question.
@@ -87,6 +101,51 @@ struct Questions {
     lines: BTreeMap<u64, String>,
     /// Why none is taken.
     turned_down: Option<String>,
+    /// Those that the program has, and that nobody waits for.
+    held: BTreeSet<u64>,
+    /// How many were given up before they could be written, since the last answer.
+    unwritten: usize,
+    /// Since when there have been more of these two than there may be, without an answer.
+    stuck_since: Option<Instant>,
+}
+
+impl Questions {
+    /// Nobody waits any more for this one.
+    fn give_up(&mut self, id: u64, endurance: Option<Endurance>) {
+        let asked = self.askers.remove(&id).is_some();
+        let written = self.lines.remove(&id).is_none();
+        let Some(endurance) = endurance.filter(|_| asked) else {
+            return;
+        };
+        if written {
+            self.held.insert(id);
+        } else {
+            self.unwritten += 1;
+        }
+        if self.held.len() + self.unwritten >= endurance.questions {
+            self.stuck_since.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// The program works.
+    fn has_answered(&mut self, id: u64) {
+        self.held.remove(&id);
+        self.unwritten = 0;
+        self.stuck_since = None;
+    }
+
+    /// It is another program from now on.
+    fn begin_anew(&mut self) {
+        self.held.clear();
+        self.unwritten = 0;
+        self.stuck_since = None;
+    }
+
+    fn is_stuck(&self, endurance: Option<Endurance>) -> bool {
+        let limit = endurance.map(|endurance| endurance.time);
+        let time = self.stuck_since.map(|since| since.elapsed());
+        limit.zip(time).is_some_and(|(limit, time)| time >= limit)
+    }
 }
 
 impl Process {
@@ -94,9 +153,14 @@ impl Process {
     ///
     /// # Errors
     /// It cannot be started for the first time.
-    pub(super) async fn start(launch: Launch) -> anyhow::Result<Self> {
+    pub(super) async fn start(
+        launch: Launch,
+        endurance: Option<Endurance>,
+    ) -> anyhow::Result<Self> {
         let running = launch.start().await?;
         let shared = Arc::new(Shared {
+            endurance,
+            stuck: Notify::new(),
             name: launch.name(),
             next: AtomicU64::new(1),
             questions: Mutex::default(),
@@ -153,9 +217,8 @@ struct Asked<'a> {
 
 impl Drop for Asked<'_> {
     fn drop(&mut self) {
-        let mut questions = self.shared.questions();
-        questions.askers.remove(&self.id);
-        questions.lines.remove(&self.id);
+        let endurance = self.shared.endurance;
+        self.shared.questions().give_up(self.id, endurance);
     }
 }
 
@@ -178,6 +241,9 @@ impl Shared {
         }
         questions.askers.insert(id, asker);
         questions.lines.insert(id, line);
+        if questions.is_stuck(self.endurance) {
+            self.stuck.notify_one();
+        }
         drop(questions);
         self.waiting.notify_one();
         Ok((Asked { shared: self, id }, answer))
@@ -193,6 +259,17 @@ impl Shared {
     async fn stopped(&self) {
         // The sender is part of `self`.
         _ = self.stop.subscribe().wait_for(|&stop| stop).await;
+    }
+
+    /// Waits until the program has lost itself in questions that nobody waits for any more.
+    async fn stuck(&self) {
+        loop {
+            self.stuck.notified().await;
+            // It may have been said of the one before.
+            if self.questions().is_stuck(self.endurance) {
+                return;
+            }
+        }
     }
 
     /// Writes questions as they come, until nobody reads them.
@@ -253,7 +330,10 @@ impl Shared {
             // It answers what it cannot have read.
             match questions.lines.contains_key(&id) {
                 true => None,
-                false => questions.askers.remove(&id),
+                false => {
+                    questions.has_answered(id);
+                    questions.askers.remove(&id)
+                }
             }
         };
         match asker {
@@ -270,6 +350,7 @@ impl Shared {
         for (_, asker) in askers.extract_if(|id, _| !lines.contains_key(id)) {
             _ = asker.send(Err(Unavailable(reason.to_owned())));
         }
+        questions.begin_anew();
     }
 
     /// Turns down every question from now on, and those that wait; or takes them again.
@@ -344,16 +425,28 @@ async fn start_again(
 /// Lets a program answer until it has ended. Returns how it did; `None` when it was to end.
 async fn serve(shared: &Shared, mut running: Running) -> Option<String> {
     let Pipes { input, lines } = running.pipes.take()?;
+    let mut stuck = false;
     let stopped = {
         let mut read = pin!(shared.read_answers(lines));
         let mut write = pin!(shared.write_questions(input));
         // Questions may have come before it.
         shared.waiting.notify_one();
         let (stopped, read_all) = tokio::select! {
+            // Before anything is written that it would take along.
+            biased;
             () = shared.stopped() => (true, true),
-            () = &mut read => (false, true),
-            () = running.exit() => (false, false),
-            _ = &mut write => (false, false),
+            () = shared.stuck() => {
+                stuck = true;
+                (false, true)
+            }
+            read_all = async {
+                // In any order, so that much of one keeps nobody from another.
+                tokio::select! {
+                    () = &mut read => true,
+                    () = running.exit() => false,
+                    _ = &mut write => false,
+                }
+            } => (false, read_all),
         };
         if !read_all {
             // Answers may be on their way.
@@ -362,6 +455,7 @@ async fn serve(shared: &Shared, mut running: Running) -> Option<String> {
         stopped
     };
     let end = running.end().await;
+    let end = if stuck { STUCK.to_owned() } else { end };
     (!stopped).then_some(end)
 }
 

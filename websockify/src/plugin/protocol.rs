@@ -55,10 +55,11 @@ impl Question {
             .map(|(name, value)| format!("[{},{}]", quoted(name.as_str()), quoted(&text(value))))
             .collect();
         Self(format!(
-            "\"peer\":{},\"path\":{},\"user\":{},\"password\":{},\"common_name\":{},\
+            "\"peer\":{},\"path\":{},\"file\":{},\"user\":{},\"password\":{},\"common_name\":{},\
              \"target_host\":{},\"target_port\":{port},\"headers\":[{}]",
             quoted(&visitor.peer.to_string()),
             quoted(visitor.path),
+            visitor.file,
             quoted_or_null(user.as_deref()),
             quoted_or_null(password.as_deref()),
             quoted_or_null(visitor.common_name),
@@ -257,11 +258,12 @@ mod tests {
             peer: Peer::Unix,
             headers: &headers,
             path: "/p?token=\"x",
+            file: true,
             common_name: Some("jo"),
         };
         assert_eq!(
             line(&visitor, None),
-            "{\"id\":8,\"peer\":\"unix\",\"path\":\"/p?token=\\\"x\",\"user\":\"a\",\"password\":\"b:c\",\
+            "{\"id\":8,\"peer\":\"unix\",\"path\":\"/p?token=\\\"x\",\"file\":true,\"user\":\"a\",\"password\":\"b:c\",\
              \"common_name\":\"jo\",\"target_host\":null,\"target_port\":null,\
              \"headers\":[[\"cookie\",\"a=ü\\\"\"],[\"authorization\",\"basic YTpiOmM\"]]}\n"
         );
@@ -296,6 +298,7 @@ mod tests {
             peer: Peer::Unix,
             headers: &headers,
             path: forged,
+            file: false,
             common_name: Some(forged),
         };
         assert!(!line(&visitor, None).contains("\"user\":\"a\""));

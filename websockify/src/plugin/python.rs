@@ -37,6 +37,8 @@ const MODULES: [(&str, &str); 2] = [
         include_str!("python/auth_plugins.py"),
     ),
 ];
+/// How many questions it works at; the script has the same number.
+pub(super) const MAX_WORKERS: usize = 64;
 /// How long classes may take to be imported, and their objects to be made.
 const LOAD_LIMIT: Duration = Duration::from_secs(60);
 
@@ -136,7 +138,7 @@ impl Host {
         let reason = answer["reason"].as_str().unwrap_or_default();
         let advice = if reason.starts_with("ModuleNotFoundError") {
             "; modules are looked for in the working directory, in PYTHONPATH, and among those that are installed"
-        } else if tracing::enabled!(Level::DEBUG) {
+        } else if answer["clear"] == true || tracing::enabled!(Level::DEBUG) {
             ""
         } else {
             "; --verbose tells where"

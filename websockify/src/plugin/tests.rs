@@ -1,7 +1,5 @@
 //! Real programs that are asked real questions.
 
-use std::time::Duration;
-
 use hyper::header::HeaderMap;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -309,6 +307,7 @@ async fn visitors_are_let_in_or_refused() {
             peer: Peer::Unix,
             headers: &headers,
             path: "/",
+            file: false,
             common_name: None,
         };
         plugin.authenticate(&visitor, Some(&target("h:1"))).await
@@ -340,7 +339,7 @@ async fn python_classes_answer() {
         "websockify.auth_plugins.BasicHTTPAuth",
         Some("alice:wonderland"),
     );
-    let plugin = Plugin::python(tokens, auth).await.unwrap();
+    let plugin = Plugin::python(tokens, auth, DEADLINE).await.unwrap();
     assert_eq!(look_up(&plugin, "abc").await, Ok(Some(target("h:5900"))));
     assert_eq!(
         look_up(&plugin, "socket").await,
@@ -355,6 +354,7 @@ async fn python_classes_answer() {
             peer: Peer::Unix,
             headers: &headers,
             path: "/",
+            file: false,
             common_name: None,
         };
         match (plugin.authenticate(&visitor, None).await, expected) {
@@ -401,7 +401,9 @@ async fn a_class_that_cannot_be_had_is_told_in_one_line() {
                 .to_owned(),
         ),
     ] {
-        let error = Plugin::python(None, class(name, source)).await.unwrap_err();
+        let error = Plugin::python(None, class(name, source), DEADLINE)
+            .await
+            .unwrap_err();
         assert_eq!(
             format!("{error:#}"),
             format!("cannot load the Python class {name}: {expected}")

@@ -271,6 +271,7 @@ mod tests {
             peer: Peer::Unix,
             headers: &headers,
             path: "/",
+            file: false,
             common_name: None,
         };
         htpasswd.authenticate(&visitor).await
