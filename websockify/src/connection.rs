@@ -388,7 +388,7 @@ mod tests {
         let Stream::Plain(socket) = legs.0 else {
             panic!()
         };
-        let task_size = size_of_val(&handle(socket, Peer::Unix, &handling, || true));
+        let task_size = size_of_val(&handle(socket, Peer::UNIX, &handling, || true));
         assert!(relay_size <= 1536, "{relay_size}");
         assert!(task_size <= 512, "{task_size}");
     }

@@ -1,7 +1,7 @@
 //! The listening socket: TCP, a unix socket, or one that was handed over as standard input.
 //!
 //! It is made before the runtime exists, so that a port in use is an error of the start. Accepting gives a [`Plain`] and a
-//! [`Peer`]; what to do about an error is the server's decision.
+//! [`PeerAddress`]; what to do about an error is the server's decision.
 
 use std::fmt;
 use std::fs;
@@ -60,16 +60,44 @@ impl fmt::Display for Address {
     }
 }
 
-/// Who connected.
+/// Who connected. It is shown as the address; in the alternate form (`{:#}`) the number and a blank come before that, which is how
+/// the log gets to know the number of whatever it is told with `%peer`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Peer {
-    /// A TCP client; IPv4 also when it came to a dual-stack socket.
-    Ip(IpAddr),
-    /// A client of the unix socket.
-    Unix,
+pub(crate) struct Peer {
+    /// The connection's number: 1, 2, … in the order in which they were accepted.
+    pub(crate) number: u64,
+    /// Where it comes from.
+    pub(crate) address: PeerAddress,
+}
+
+#[cfg(test)]
+impl Peer {
+    /// One for tests.
+    pub(crate) const UNIX: Self = Self {
+        number: 7,
+        address: PeerAddress::Unix,
+    };
 }
 
 impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if f.alternate() {
+            write!(f, "{} ", self.number)?;
+        }
+        write!(f, "{}", self.address)
+    }
+}
+
+/// Where a connection comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PeerAddress {
+    /// A TCP client's address; IPv4 also when it came to a dual-stack socket.
+    Ip(IpAddr),
+    /// The unix socket.
+    Unix,
+}
+
+impl fmt::Display for PeerAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ip(ip) => ip.fmt(f),
@@ -156,7 +184,7 @@ impl Socket {
 
 impl Listener {
     /// The next connection.
-    pub(crate) async fn accept(&self) -> io::Result<(Socket, Peer)> {
+    pub(crate) async fn accept(&self) -> io::Result<(Socket, PeerAddress)> {
         let accept = |listener: &OwnedFd| sys::accept(listener.as_fd());
         let (socket, address) = self.socket.async_io(Interest::READABLE, accept).await?;
         Ok(match ip_address(&address) {
@@ -164,10 +192,10 @@ impl Listener {
                 if self.is_inherited {
                     sys::tune_tcp(socket.as_fd());
                 }
-                let peer = Peer::Ip(address.ip().to_canonical());
-                (Socket::Tcp(socket.into()), peer)
+                let address = PeerAddress::Ip(address.ip().to_canonical());
+                (Socket::Tcp(socket.into()), address)
             }
-            None => (Socket::Unix(socket.into()), Peer::Unix),
+            None => (Socket::Unix(socket.into()), PeerAddress::Unix),
         })
     }
 }
@@ -450,6 +478,18 @@ mod tests {
         drop(bound);
         assert!(path.exists());
         drop(theirs);
+    }
+
+    #[test]
+    fn a_peer_is_shown_by_its_address_and_in_the_alternate_form_with_its_number() {
+        for (address, shown) in [
+            (PeerAddress::Unix, "unix"),
+            (PeerAddress::Ip(Ipv6Addr::LOCALHOST.into()), "::1"),
+        ] {
+            let peer = Peer { number: 7, address };
+            assert_eq!(peer.to_string(), shown);
+            assert_eq!(format!("{peer:#}"), format!("7 {shown}"));
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! longer and longer instead of spinning.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -81,13 +81,14 @@ async fn accept_all(
     let mut in_a_row = 0;
     loop {
         match listener.accept().await {
-            Ok((socket, peer)) => {
+            Ok((socket, address)) => {
                 pause = PAUSES.0;
+                let (number, guard) = connections.begin();
                 workers.assign(Accepted {
                     socket,
-                    peer,
+                    peer: Peer { number, address },
                     handling: Arc::clone(handling),
-                    guard: connections.begin(),
+                    guard,
                     run_once,
                 });
                 in_a_row += 1;
@@ -191,7 +192,7 @@ async fn expire(limits: Limits, connections: &Connections) {
 #[derive(Debug)]
 struct Connections {
     open: AtomicUsize,
-    total: AtomicUsize,
+    total: AtomicU64,
     none_open: Notify,
     /// When the last of them ended that was open.
     last_end: Mutex<Instant>,
@@ -207,7 +208,7 @@ impl Connections {
     fn new() -> Self {
         Self {
             open: AtomicUsize::new(0),
-            total: AtomicUsize::new(0),
+            total: AtomicU64::new(0),
             none_open: Notify::new(),
             last_end: Mutex::new(Instant::now()),
             once: AtomicBool::new(false),
@@ -215,10 +216,11 @@ impl Connections {
         }
     }
 
-    fn begin(self: &Arc<Self>) -> Guard {
+    /// Counts a connection, which is the returned number's.
+    fn begin(self: &Arc<Self>) -> (u64, Guard) {
         self.open.fetch_add(1, Ordering::Relaxed);
-        self.total.fetch_add(1, Ordering::Relaxed);
-        Guard(Arc::clone(self))
+        let before = self.total.fetch_add(1, Ordering::Relaxed);
+        (before + 1, Guard(Arc::clone(self)))
     }
 
     /// Takes the one session of `--run-once`; only the first call gets it.
@@ -308,7 +310,7 @@ mod tests {
         let visit = async {
             for stay in [0, 1, 30] {
                 sleep(Duration::from_secs(3)).await;
-                let guard = connections.begin();
+                let (_, guard) = connections.begin();
                 sleep(Duration::from_secs(stay)).await;
                 drop(guard);
             }

@@ -66,7 +66,7 @@ mod tests {
 
     fn answer(basic: &Basic, headers: &HeaderMap) -> Result<(), Denied> {
         basic.authenticate(&Visitor {
-            peer: Peer::Unix,
+            peer: Peer::UNIX,
             headers,
             path: "/",
             file: false,

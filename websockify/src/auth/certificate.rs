@@ -64,7 +64,7 @@ mod tests {
 
     fn answer(source: &str, headers: &HeaderMap, common_name: Option<&str>) -> Result<(), Denied> {
         CommonNames::new(source).authenticate(&Visitor {
-            peer: Peer::Unix,
+            peer: Peer::UNIX,
             headers,
             path: "/",
             file: false,

@@ -69,7 +69,7 @@ mod tests {
             headers.append(ORIGIN, HeaderValue::from_bytes(origin.as_bytes()).unwrap());
         }
         ExpectedOrigin::new(source).authenticate(&Visitor {
-            peer: Peer::Unix,
+            peer: Peer::UNIX,
             headers: &headers,
             path: "/",
             file: false,

@@ -255,7 +255,7 @@ mod tests {
         headers.insert("cookie", HeaderValue::from_bytes(b"a=\xfc\"").unwrap());
         headers.insert("authorization", HeaderValue::from_static("basic YTpiOmM"));
         let visitor = Visitor {
-            peer: Peer::Unix,
+            peer: Peer::UNIX,
             headers: &headers,
             path: "/p?token=\"x",
             file: true,
@@ -295,7 +295,7 @@ mod tests {
         headers.insert("x-forged", HeaderValue::from_str(forged).unwrap());
         headers.insert("user", HeaderValue::from_static("a"));
         let visitor = Visitor {
-            peer: Peer::Unix,
+            peer: Peer::UNIX,
             headers: &headers,
             path: forged,
             file: false,

@@ -304,7 +304,7 @@ async fn visitors_are_let_in_or_refused() {
         let mut headers = HeaderMap::new();
         headers.insert("authorization", credentials.parse().unwrap());
         let visitor = Visitor {
-            peer: Peer::Unix,
+            peer: Peer::UNIX,
             headers: &headers,
             path: "/",
             file: false,
@@ -351,7 +351,7 @@ async fn python_classes_answer() {
     for (credentials, expected) in [("", Some(401)), ("Basic YWxpY2U6d29uZGVybGFuZA==", None)] {
         headers.insert("authorization", credentials.parse().unwrap());
         let visitor = Visitor {
-            peer: Peer::Unix,
+            peer: Peer::UNIX,
             headers: &headers,
             path: "/",
             file: false,

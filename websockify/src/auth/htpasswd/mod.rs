@@ -268,7 +268,7 @@ mod tests {
         let value = HeaderValue::from_str(&format!("Basic {pair}")).unwrap();
         headers.insert(AUTHORIZATION, value);
         let visitor = Visitor {
-            peer: Peer::Unix,
+            peer: Peer::UNIX,
             headers: &headers,
             path: "/",
             file: false,
