@@ -42,6 +42,23 @@ pub struct Args {
     #[arg(short, long, action = ArgAction::SetTrue)]
     pub verbose: bool,
 
+    /// Write the log as lines of text, or as one JSON object per event
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+
+    /// Write the log to the end of this file as well, which HUP opens anew
+    // Its prefixes were unique in the original.
+    #[arg(long, value_name = "FILE", aliases = ["lo", "log", "log-", "log-f"])]
+    pub log_file: Option<PathBuf>,
+
+    /// Send the log to syslog as well: to a unix socket such as /dev/log, or by UDP to HOST:PORT, [IPV6]:PORT or HOST
+    #[arg(long, value_name = "SERVER")]
+    pub syslog: Option<OsString>,
+
+    /// Speak the old protocol with syslog (RFC 3164), not that of RFC 5424
+    #[arg(long, action = ArgAction::SetTrue)]
+    pub legacy_syslog: bool,
+
     /// Mark each transfer on stderr: } client in, > target out, { target in, < client out; a dot follows a partial one
     #[arg(long, action = ArgAction::SetTrue)]
     pub traffic: bool,
@@ -214,6 +231,16 @@ pub struct Args {
     pub auto_pong: bool,
 }
 
+/// How the log is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people, in the words that scripts know from the original
+    #[default]
+    Text,
+    /// One JSON object per event
+    Json,
+}
+
 /// The lowest version of TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum SslVersion {
@@ -331,6 +358,11 @@ mod tests {
         assert_eq!(args.unix_listen_mode, 0o660);
         // Unique in the original.
         assert_eq!(parse(&["--wrap=ignore"]).wrap_mode, WrapMode::Ignore);
+        for option in ["--lo", "--log", "--log-", "--log-f", "--log-fi"] {
+            assert_eq!(parse(&[option, "f"]).log_file, Some("f".into()), "{option}");
+        }
+        assert_eq!(parse(&["--sy=s"]).syslog, Some("s".into()));
+        assert!(parse(&["--le"]).legacy_syslog);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! From [`Args`] to what the parts of the program need; the only place that knows which options depend on each other.
 
 mod access;
+mod log;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use crate::secret::Secret;
 use crate::tls::Ciphers;
 
 pub use access::{AuthConfig, AuthenticatorConfig, PythonClass, TokenConfig, TokenSourceConfig};
+pub use log::{LogConfig, SyslogConfig, SyslogServer};
 
 /// What a command line asks for. It cannot be inconsistent.
 #[derive(Debug)]
@@ -42,8 +44,8 @@ pub struct Config {
     pub target_tls: TargetTls,
     /// What is to be said of options that do less than their user may think.
     pub warnings: Vec<String>,
-    /// Whether to say more.
-    pub verbose: bool,
+    /// What is logged, how and where.
+    pub log: LogConfig,
 }
 
 /// Where clients go.
@@ -282,6 +284,7 @@ impl TryFrom<Args> for Config {
         let tls = tls(&args, &mut warnings)?;
         let tokens = access::tokens(&args)?;
         let auth = access::auth(&args)?;
+        let log = LogConfig::new(&args)?;
         if args.token_timeout.is_some() && tokens.is_none() && auth.is_none() {
             return usage(
                 "--token-timeout needs --token-plugin or --auth-plugin, whom it gives so long",
@@ -415,7 +418,7 @@ impl TryFrom<Args> for Config {
                 patience: args.handshake_timeout,
                 look_up_limit: args.token_timeout.unwrap_or(LOOK_UP_LIMIT),
             },
-            verbose: args.verbose,
+            log,
         })
     }
 }

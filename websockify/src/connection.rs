@@ -19,7 +19,7 @@ use crate::http::{self, PlainUpgrade, Session, Site};
 use crate::listener::Peer;
 use crate::log;
 use crate::phase::Phase;
-use crate::relay;
+use crate::relay::{self, Cause, Summary};
 use crate::sniff::{self, POLICY, Protocol, Sniffed};
 use crate::stream::{Plain, Stream};
 use crate::sys;
@@ -205,98 +205,128 @@ async fn encrypt(
     match timeout_at(deadline, acceptor.accept(socket)).await {
         Ok(Ok(stream)) => Some(Stream::from(stream)),
         Ok(Err(Refused { socket, failure })) => {
-            tracing::info!(%peer, "TLS with the client failed: {failure}");
+            tracing::info!(%peer, event = "refused", error = %failure, "TLS with the client failed: {failure}");
             relay::farewell(&mut Stream::Plain(socket), b"").await;
             None
         }
         Err(_) => {
-            tracing::info!(%peer, "TLS with the client failed: no handshake in time");
+            let failure = "no handshake in time";
+            tracing::info!(%peer, event = "refused", error = failure, "TLS with the client failed: {failure}");
             None
         }
     }
 }
 
-/// Accepts the upgrade, connects the client to its target and carries its bytes.
+/// Accepts the upgrade, connects the client to its target and carries its bytes. One line of the log tells how that began, and one how
+/// it ended.
 async fn serve_session(upgraded: Upgraded, peer: Peer, handling: &Handling) {
     let Upgraded {
         stream: mut client,
         early,
         session,
     } = upgraded;
+    let began = Instant::now();
     let encoding = session.encoding;
     let target = Arc::clone(&session.target);
-    let connecting = target.announcement();
-    log::together(|| {
-        let kind = if client.is_tls() {
-            "SSL/TLS (wss://)"
-        } else {
-            "Plain non-SSL (ws://)"
-        };
-        tracing::info!(%peer, "{peer}: {kind} WebSocket connection");
-        tracing::info!(%peer, "{peer}: Path: '{}'", session.path);
-        tracing::info!(%peer, "{connecting}");
-    });
+    log_start(peer, &session, client.is_tls());
     let accepted = client.write_all(session.response.as_bytes()).await;
-    drop((connecting, session));
+    drop(session);
     if let Err(error) = accepted {
-        return tracing::info!(%peer, "Client connection lost: {}", sys::describe(&error));
+        let failure = Some(sys::describe(&error));
+        let summary = Summary::unconnected(Cause::ClientLost, failure, None);
+        return log_end(peer, &target, began, &summary);
     }
     let connected = Box::pin(connect(&client, peer, &early, &target, handling)).await;
-    drop(target);
-    let mut downstream = match connected {
-        Ok(downstream) => downstream,
-        Err(Unconnected::Left) => {
-            tracing::info!(%peer, "Client left before it was connected");
-            let answer = relay::answer_close(&mut client, &early, encoding);
-            return Box::pin(answer).await;
+    let summary = match connected {
+        Ok(mut downstream) => {
+            relay::run(
+                &mut client,
+                &mut downstream,
+                early,
+                encoding,
+                handling.session,
+                handling.phase.clone(),
+            )
+            .await
         }
-        Err(Unconnected::Refused(close)) => {
-            let mut frame = Vec::new();
-            append_close(close, &mut frame);
-            return Box::pin(relay::farewell(&mut client, &frame)).await;
+        Err((summary, last_words)) => {
+            // Before it is heard out, which takes its time.
+            log_end(peer, &target, began, &summary);
+            return match last_words {
+                Some(close) => {
+                    let mut frame = Vec::new();
+                    append_close(close, &mut frame);
+                    Box::pin(relay::farewell(&mut client, &frame)).await;
+                }
+                None => Box::pin(relay::answer_close(&mut client, &early, encoding)).await,
+            };
         }
     };
-    let summary = relay::run(
-        &mut client,
-        &mut downstream,
-        early,
-        encoding,
-        handling.session,
-        handling.phase.clone(),
-    )
-    .await;
-    tracing::info!(%peer, "{summary}");
+    log_end(peer, &target, began, &summary);
+}
+
+/// The lines of a session's beginning.
+fn log_start(peer: Peer, session: &Session, tls: bool) {
+    let Session { path, target, .. } = session;
+    let announcement = target.announcement();
+    let kind = if tls {
+        "SSL/TLS (wss://)"
+    } else {
+        "Plain non-SSL (ws://)"
+    };
+    log::together(|| {
+        tracing::info!(target: log::TEXT, %peer, "{peer}: {kind} WebSocket connection");
+        tracing::info!(target: log::TEXT, %peer, "{peer}: Path: '{path}'");
+        tracing::info!(%peer, event = "session_start", path, %target, tls, "{announcement}");
+    });
+}
+
+/// The line of a session's end.
+fn log_end(peer: Peer, target: &Target, began: Instant, summary: &Summary) {
+    let duration = began.elapsed().as_micros() as f64 / 1e6;
+    tracing::info!(
+        %peer,
+        event = "session_end",
+        %target,
+        bytes_from_client = summary.up,
+        bytes_from_target = summary.down,
+        duration,
+        closed_by = summary.cause.closed_by(),
+        close_code = summary.code,
+        error = summary.error(),
+        "{summary}, after {duration:.3} s"
+    );
 }
 
 /// Connects the target of a client, unless that leaves or the bridge is stopped.
+///
+/// # Errors
+/// What became of the session, and what its client is told; without that its close is answered.
 async fn connect(
     client: &Stream,
     peer: Peer,
     early: &[u8],
     target: &Target,
     handling: &Handling,
-) -> Result<Stream, Unconnected> {
+) -> Result<Stream, (Summary, Option<Close>)> {
     let mut stopping = handling.phase.clone();
+    let ended = |cause, failure, close| (Summary::unconnected(cause, failure, close), close);
     tokio::select! {
         biased;
-        () = has_left(client, early, target.may_be_starting()) => Err(Unconnected::Left),
-        _ = stopping.wait_for(|&phase| phase == Phase::Stopping) => Err(Unconnected::Refused(Close::GOING_AWAY)),
+        () = has_left(client, early, target.may_be_starting()) => Err(ended(Cause::ClientLeft, None, None)),
+        _ = stopping.wait_for(|&phase| phase == Phase::Stopping) => {
+            Err(ended(Cause::Stopped, None, Some(Close::GOING_AWAY)))
+        }
         connected = target.connect() => connected.map_err(|error| {
-            tracing::warn!(%peer, "cannot connect to {target}: {error}");
-            Unconnected::Refused(match error {
+            let failure = error.to_string();
+            tracing::warn!(%peer, %target, error = failure, "cannot connect to {target}: {failure}");
+            let close = match error {
                 ConnectError::NotListening(_) | ConnectError::Gone => Close::NOT_READY,
                 _ => Close::UNREACHABLE,
-            })
+            };
+            ended(Cause::TargetUnreachable, Some(failure), Some(close))
         }),
     }
-}
-
-/// Why a client has no target.
-enum Unconnected {
-    /// It has left.
-    Left,
-    /// It is told this.
-    Refused(Close),
 }
 
 /// Waits until a client is gone that has sent nothing for its target: it says that it closes, or its connection is broken. With
@@ -325,15 +355,17 @@ async fn answer_other(stream: &mut Stream, peer: Peer, protocol: Protocol) {
             relay::farewell(stream, POLICY).await;
         }
         Protocol::Tls => {
-            tracing::info!(%peer, "SSL/TLS connection refused: there is no certificate");
+            let error = "there is no certificate";
+            tracing::info!(%peer, event = "refused", error, "SSL/TLS connection refused: {error}");
             relay::farewell(stream, HANDSHAKE_FAILURE).await;
         }
         Protocol::Ssl2 => {
-            tracing::info!(%peer, "SSLv2 connection refused");
+            tracing::info!(%peer, event = "refused", error = "SSLv2", "SSLv2 connection refused");
             relay::farewell(stream, b"").await;
         }
         Protocol::Http => {
-            tracing::info!(%peer, "non-SSL connection refused: it has to be https:// or wss://");
+            let error = "it has to be https:// or wss://";
+            tracing::info!(%peer, event = "refused", error, "non-SSL connection refused: {error}");
             relay::farewell(stream, http::TLS_ONLY.as_bytes()).await;
         }
     }

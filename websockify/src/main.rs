@@ -18,7 +18,7 @@ fn main() -> ExitCode {
             .error(ErrorKind::ValueValidation, message)
             .exit(),
     };
-    websockify::log::init(config.verbose);
+    websockify::log::init(&config.log);
     match websockify::run(config) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {

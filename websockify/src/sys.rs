@@ -13,7 +13,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use libc::c_int;
 use nix::errno::Errno;
@@ -60,6 +60,47 @@ impl fmt::Display for LocalTime {
             f,
             "{:02}/{month}/{year} {:02}:{:02}:{:02}",
             time.tm_mday, time.tm_hour, time.tm_min, time.tm_sec
+        )
+    }
+}
+
+/// A moment in universal time, shown as `2026-11-22T22:57:32.007Z` (RFC 3339).
+pub(crate) struct UniversalTime {
+    fields: libc::tm,
+    milliseconds: u32,
+}
+
+impl From<SystemTime> for UniversalTime {
+    fn from(time: SystemTime) -> Self {
+        // What is before 1970 is a clock that nobody has set.
+        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let seconds = libc::time_t::try_from(since.as_secs()).unwrap_or_default();
+        let mut fields = MaybeUninit::<libc::tm>::zeroed();
+        // SAFETY: both pointers are valid; gmtime_r fills the structure or leaves its valid zeroes.
+        let fields = unsafe {
+            libc::gmtime_r(&raw const seconds, fields.as_mut_ptr());
+            fields.assume_init()
+        };
+        Self {
+            fields,
+            milliseconds: since.subsec_millis(),
+        }
+    }
+}
+
+impl fmt::Display for UniversalTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let time = &self.fields;
+        write!(
+            f,
+            "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",
+            1900 + i64::from(time.tm_year),
+            time.tm_mon + 1,
+            time.tm_mday,
+            time.tm_hour,
+            time.tm_min,
+            time.tm_sec,
+            self.milliseconds
         )
     }
 }
@@ -305,6 +346,18 @@ mod tests {
         (time.tm_mday, time.tm_mon, time.tm_year) = (2, 10, 126);
         (time.tm_hour, time.tm_min, time.tm_sec) = (3, 7, 9);
         assert_eq!(LocalTime(time).to_string(), "02/Nov/2026 03:07:09");
+    }
+
+    #[test]
+    fn universal_time_has_the_form_of_the_rfc() {
+        let shown = |milliseconds| {
+            let time = UNIX_EPOCH + Duration::from_millis(milliseconds);
+            UniversalTime::from(time).to_string()
+        };
+        assert_eq!(shown(0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(shown(1_709_210_096_007), "2024-02-29T12:34:56.007Z");
+        let before = UniversalTime::from(UNIX_EPOCH - Duration::from_secs(1));
+        assert_eq!(before.to_string(), "1970-01-01T00:00:00.000Z");
     }
 
     #[test]

@@ -28,7 +28,7 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    websockify::log::init(false);
+    websockify::log::init(&websockify::config::LogConfig::default());
     let error = websockify::execute_rebound(args.old_port, args.new_port, &args.command);
     tracing::error!("rebind: error: {error:#}");
     ExitCode::from(websockify::exit_status(&error))

@@ -115,7 +115,7 @@ pub(crate) async fn serve(
                     pending().await
                 }
                 Answer::Closed(closed) => {
-                    tracing::info!(%peer, "{peer}: refused: {closed}");
+                    tracing::info!(%peer, event = "refused", error = %closed, "{peer}: refused: {closed}");
                     refusal::closed(closed).map(Either::Left)
                 }
                 Answer::Refusal(refusal) => refusal.map(Either::Left),
@@ -306,6 +306,14 @@ fn session<B>(request: &Request<B>, acceptance: Acceptance, target: Arc<Target>)
 /// A line for a request that is no session; sessions have their own.
 fn log_request<B, R>(request: &Request<B>, response: &Response<R>, peer: Peer) {
     let (method, version) = (request.method(), request.version());
-    let path = shown(request.uri());
-    tracing::info!(%peer, "\"{method} {path} {version:?}\" {} -", response.status().as_u16());
+    let path = &*shown(request.uri());
+    let status = response.status().as_u16();
+    tracing::info!(
+        %peer,
+        event = "request",
+        %method,
+        path,
+        status,
+        "\"{method} {path} {version:?}\" {status} -"
+    );
 }

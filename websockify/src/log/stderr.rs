@@ -12,7 +12,7 @@ use nix::libc::STDERR_FILENO;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::socket::{MsgFlags, send};
 
-use super::MAX_LINE;
+use super::{MAX_LINE, notice};
 
 /// What the writers to stderr have left behind.
 #[derive(Default)]
@@ -104,7 +104,7 @@ fn write_lines(lines: &str, count: usize) {
     let mut state = STATE.lock().unwrap_or_else(PoisonError::into_inner);
     let lost = match state.lost {
         0 => String::new(),
-        lost => format!("({lost} lines were lost, stderr was full)\n"),
+        lost => notice(&format!("{lost} lines were lost, stderr was full")) + "\n",
     };
     let start = if state.within_line { "\n" } else { "" };
     if write(&mut state.rest, &format!("{start}{lost}{lines}\n")) {

@@ -48,18 +48,25 @@ impl Visit for Fields {
 fn escape_into(line: &mut String, text: &str) {
     for char in text.chars() {
         match char {
-            '\u{20}'..='\u{7e}' => line.push(char),
+            _ if !needs_escape(char) => line.push(char),
             '\0'..='\u{7f}' => _ = write!(line, "\\x{:02x}", u32::from(char)),
-            '\u{80}'..='\u{9f}'
+            _ => _ = write!(line, "{}", char.escape_unicode()),
+        }
+    }
+}
+
+/// Whether a character could end a line, or make it look like another: control characters, and those that turn the direction of
+/// what follows.
+pub(super) fn needs_escape(char: char) -> bool {
+    matches!(
+        char,
+        '\0'..='\u{1f}'
+            | '\u{7f}'..='\u{9f}'
             | '\u{2028}'
             | '\u{2029}'
             | '\u{202a}'..='\u{202e}'
-            | '\u{2066}'..='\u{2069}' => {
-                _ = write!(line, "{}", char.escape_unicode());
-            }
-            _ => line.push(char),
-        }
-    }
+            | '\u{2066}'..='\u{2069}'
+    )
 }
 
 #[cfg(test)]

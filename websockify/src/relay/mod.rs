@@ -88,7 +88,7 @@ pub(crate) struct Summary {
     pub(crate) down: u64,
     /// What ended it first.
     pub(crate) cause: Cause,
-    /// What TLS says of a connection that broke.
+    /// What is known of why.
     pub(crate) failure: Option<String>,
     /// The status code of the close frame that we sent, if we sent one with a code.
     pub(crate) code: Option<u16>,
@@ -104,17 +104,39 @@ impl fmt::Display for Summary {
             code,
         } = self;
         write!(f, "{cause}")?;
-        if let Some(failure) = failure {
-            write!(f, " (TLS: {failure})")?;
+        // Of a target that could not be reached there has been a line.
+        if let Some(failure) = failure
+            && *cause != Cause::TargetUnreachable
+        {
+            write!(f, " ({failure})")?;
         }
         write!(f, ": {up} bytes from the client, {down} from the target")?;
         code.map_or(Ok(()), |code| write!(f, ", close code {code}"))
     }
 }
 
+impl Summary {
+    /// Of a session that came to its end before its target was connected.
+    pub(crate) fn unconnected(cause: Cause, failure: Option<String>, close: Option<Close>) -> Self {
+        Self {
+            cause,
+            failure,
+            code: close.and_then(|close| close.code),
+            ..Self::default()
+        }
+    }
+
+    /// What went wrong, unless the session came to an orderly end.
+    pub(crate) fn error(&self) -> Option<&str> {
+        self.failure.as_deref().or(self.cause.error())
+    }
+}
+
 /// What ended a session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Cause {
+    /// The client was gone before it was connected.
+    ClientLeft,
     /// The client sent a close frame.
     ClientClosed,
     /// The client's connection ended without one.
@@ -124,6 +146,8 @@ pub(crate) enum Cause {
     ClientSilent,
     /// The client broke the protocol.
     ClientViolation,
+    /// The target could not be connected to.
+    TargetUnreachable,
     /// The target closed.
     TargetClosed,
     /// The target's connection broke.
@@ -132,13 +156,40 @@ pub(crate) enum Cause {
     Stopped,
 }
 
+impl Cause {
+    /// Whose doing it was.
+    pub(crate) fn closed_by(self) -> &'static str {
+        match self {
+            Self::ClientLeft
+            | Self::ClientClosed
+            | Self::ClientLost
+            | Self::ClientSilent
+            | Self::ClientViolation => "client",
+            Self::TargetUnreachable | Self::TargetClosed | Self::TargetFailed => "target",
+            Self::Stopped => "server",
+        }
+    }
+
+    fn error(self) -> Option<&'static str> {
+        match self {
+            Self::ClientLeft | Self::ClientClosed | Self::TargetClosed | Self::Stopped => None,
+            Self::TargetUnreachable => Some("could not be reached"),
+            Self::ClientLost | Self::TargetFailed => Some("connection lost"),
+            Self::ClientSilent => Some("no ping was answered"),
+            Self::ClientViolation => Some("the protocol was broken"),
+        }
+    }
+}
+
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::ClientLeft => "Client left before it was connected",
             Self::ClientClosed => "Client closed connection",
             Self::ClientLost => "Client connection lost",
             Self::ClientSilent => "Client answered no ping",
             Self::ClientViolation => "Client broke the protocol",
+            Self::TargetUnreachable => "Target could not be reached",
             Self::TargetClosed => "Target closed",
             Self::TargetFailed => "Target connection lost",
             Self::Stopped => "Server is shutting down",

@@ -67,7 +67,7 @@ struct State {
     control: Vec<u8>,
     /// Set once the session ends.
     ending: Option<Ending>,
-    /// What TLS said of the first error.
+    /// What TLS said of the first error, as the log tells it.
     failure: Option<String>,
 }
 
@@ -288,7 +288,9 @@ impl Shared {
     /// Notes why a connection broke, if TLS knows.
     pub(super) fn note_failure(&self, error: &io::Error) {
         if let Some(failure) = tls::explain(error) {
-            self.state().failure.get_or_insert(failure);
+            self.state()
+                .failure
+                .get_or_insert(format!("TLS: {failure}"));
         }
     }
 
