@@ -101,6 +101,8 @@ pub fn run(config: Config) -> Result<u8> {
     SigSet::empty()
         .thread_set_mask()
         .context("cannot set the signal mask")?;
+    // A log that may not grow any more (`ulimit -f`) is full, and no reason to be killed.
+    sys::ignore(Signal::SIGXFSZ).context("cannot ignore a signal")?;
     let files = web
         .root
         .map(|root| Files::new(root, web.listings))
@@ -129,6 +131,7 @@ pub fn run(config: Config) -> Result<u8> {
         .transpose()?;
     // Only now: what is wrapped may not expect so many.
     sys::raise_descriptor_limit();
+    log::start().context("cannot start the threads that write the log")?;
     let runtime = workers::runtime().context("cannot start the runtime")?;
     let destination = describe(&route, wrapped.as_ref());
     let patience = door.patience;
@@ -214,6 +217,7 @@ async fn conduct(
                     }
                 }
                 (Request::Reload, orders) => {
+                    log::reopen();
                     match &acceptor {
                         // Decrypting a key takes its time.
                         Some(acceptor) => {

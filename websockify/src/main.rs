@@ -18,12 +18,14 @@ fn main() -> ExitCode {
             .error(ErrorKind::ValueValidation, message)
             .exit(),
     };
-    websockify::log::init(&config.log);
-    match websockify::run(config) {
-        Ok(status) => ExitCode::from(status),
+    let result = websockify::log::init(&config.log).and_then(|()| websockify::run(config));
+    let status = match result {
+        Ok(status) => status,
         Err(error) => {
             tracing::error!("websockify: error: {error:#}");
-            ExitCode::from(websockify::exit_status(&error))
+            websockify::exit_status(&error)
         }
-    }
+    };
+    websockify::log::finish();
+    ExitCode::from(status)
 }

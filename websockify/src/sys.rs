@@ -19,7 +19,7 @@ use libc::c_int;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SetSockOpt, SockFlag, SockProtocol, SockType, SockaddrLike,
     SockaddrStorage, setsockopt, sockopt,
@@ -299,6 +299,12 @@ fn close_at_exec() {
         // SAFETY: F_SETFD takes a number; a descriptor that is none is only reported as such.
         unsafe { libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC) };
     }
+}
+
+/// Ignores a signal from now on.
+pub(crate) fn ignore(signal: Signal) -> nix::Result<()> {
+    // SAFETY: to ignore a signal runs no handler.
+    unsafe { nix::sys::signal::signal(signal, SigHandler::SigIgn) }.map(drop)
 }
 
 /// Whether this process was started with `signal` ignored, as under `nohup`.

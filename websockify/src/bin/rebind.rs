@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use websockify::config::LogConfig;
 
 /// Starts PROGRAM so that its bind() to OLD_PORT goes to NEW_PORT on loopback
 #[derive(Debug, Parser)]
@@ -28,7 +29,8 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    websockify::log::init(&websockify::config::LogConfig::default());
+    // Stderr cannot fail.
+    _ = websockify::log::init(&LogConfig::default());
     let error = websockify::execute_rebound(args.old_port, args.new_port, &args.command);
     tracing::error!("rebind: error: {error:#}");
     ExitCode::from(websockify::exit_status(&error))
