@@ -25,7 +25,7 @@ PAGES = $(filter-out $(WEB)/xterm.js,$(wildcard $(addprefix $(WEB)/*.,html js cs
 NODE_PACKAGES := $(if $(shell command -v node),,nodejs) $(if $(shell command -v npm),,npm)
 RUN_PACKAGES := telnetd-ssl
 WEB_TEST_PACKAGES := telnetd-ssl tigervnc-standalone-server chromium novnc xterm fonts-dejavu-core openssl
-TEST_PACKAGES := telnetd-ssl tigervnc-standalone-server tigervnc-tools redis-server busybox-static socat tmux \
+TEST_PACKAGES := telnetd-ssl tigervnc-standalone-server tigervnc-tools redis-server rsyslog busybox-static socat tmux \
 	sslscan python3 python3-venv perl iproute2 libcap2-bin binutils util-linux \
 	apache2-utils gcc libc6-dev musl-tools golang-go $(WEB_TEST_PACKAGES) $(if $(filter x86_64,$(shell uname -m)),gcc-multilib)
 BENCH_PACKAGES := haproxy nginx-light openssl socat python3 python3-venv

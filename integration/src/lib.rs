@@ -19,7 +19,10 @@ mod tls;
 pub use client::{Client, Handshake, Message, close_payload, frame, frame_header};
 pub use programs::{compile, compile_go};
 pub use server::{Server, executable, run_to_end, session, theirs};
-pub use system::{Chance, Scratch, hash, in_own_network, listeners_on, pattern, wait_until};
+pub use system::{
+    Chance, Scratch, enlarge_disk, hash, in_own_mounts, in_own_network, listeners_on, pattern,
+    small_disk, wait_until,
+};
 pub use target::{Target, reset};
 pub use tls::{
     Certificates, ClientTls, FAST, Identity, accept_tls, is_everywhere as over_tls, openssl, text,

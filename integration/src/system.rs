@@ -2,10 +2,12 @@
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::Hasher;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::DEADLINE;
+use crate::tls::text;
 
 /// A directory of the test's own that is gone afterwards.
 pub type Scratch = tempfile::TempDir;
@@ -91,17 +93,45 @@ pub fn listeners_on(port: u16) -> Vec<(String, u32)> {
 /// Runs the rest of the test `name` in a network namespace of its own, where every port is free. Returns true there, and false
 /// outside once all is done.
 pub fn in_own_network(name: &str) -> bool {
-    const INSIDE: &str = "INTEGRATION_OWN_NETWORK";
+    let inside = inside(name, "--net");
+    if inside {
+        run("ip", &["link", "set", "lo", "up"]);
+    }
+    inside
+}
+
+/// The same in a mount namespace of its own, where [`small_disk`] can be used.
+pub fn in_own_mounts(name: &str) -> bool {
+    inside(name, "--mount")
+}
+
+/// Puts an empty file system of 1 MiB on a directory.
+pub fn small_disk(directory: &Path) {
+    run(
+        "mount",
+        &["-t", "tmpfs", "-o", "size=1m", "none", text(directory)],
+    );
+}
+
+/// Makes it one of 8 MiB.
+pub fn enlarge_disk(directory: &Path) {
+    run("mount", &["-o", "remount,size=8m", text(directory)]);
+}
+
+fn run(program: &str, arguments: &[&str]) {
+    let status = Command::new(program).args(arguments).status();
+    let done = status.is_ok_and(|status| status.success());
+    assert!(done, "{program} {arguments:?}");
+}
+
+/// Whether this is the test `name` in a user namespace with another one of this kind; if it is not, runs it there.
+fn inside(name: &str, kind: &str) -> bool {
+    const INSIDE: &str = "INTEGRATION_OWN_NAMESPACE";
     if std::env::var_os(INSIDE).is_some() {
-        let up = Command::new("ip")
-            .args(["link", "set", "lo", "up"])
-            .status()
-            .expect("ip starts");
-        assert!(up.success(), "loopback cannot be set up");
         return true;
     }
     let output = Command::new("unshare")
-        .args(["--map-root-user", "--net"])
+        .args(["--map-root-user", kind])
         .arg(std::env::current_exe().expect("the tests have a path"))
         .args(["--exact", name, "--nocapture"])
         .env(INSIDE, "1")
@@ -111,7 +141,7 @@ pub fn in_own_network(name: &str) -> bool {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(
         output.status.success() && text.contains("1 passed"),
-        "{name} in its own network:\n{text}\n{errors}"
+        "{name} in a namespace of its own ({kind}):\n{text}\n{errors}"
     );
     false
 }

@@ -109,6 +109,15 @@ fn usage_errors_exit_with_2_and_say_what_is_wrong() {
             ],
             "give one of them",
         ),
+        (
+            &["6080", "h:1", "--legacy-syslog"],
+            "You must use --syslog to use --legacy-syslog",
+        ),
+        (
+            &["6080", "h:1", "--syslog", "host:x"],
+            "Error parsing syslog port",
+        ),
+        (&["6080", "h:1", "--log-format", "xml"], "--log-format"),
         (&["6080", "h:1", "--no-such-option"], "--no-such-option"),
     ] {
         let stderr = usage_error(arguments);

@@ -16,6 +16,8 @@
 //! - [`plugins`]: programs that know tokens or who is let in, and Python classes.
 //! - [`token_api`]: tokens that a service knows which is asked by HTTP.
 //! - [`token_redis`]: tokens that Redis knows.
+//! - [`logs`]: the forms of the log, and the log file.
+//! - [`syslog`]: the log of a syslog server.
 //! - [`lifetime`]: stopping, run-once, timeouts, leaks.
 //! - [`shim`]: the preloaded library itself.
 //! - [`library`]: where the preloaded library comes from.
@@ -35,12 +37,14 @@ mod jwt;
 mod library;
 mod lifetime;
 mod listening;
+mod logs;
 mod methods;
 mod paths;
 mod plugins;
 mod real;
 mod session;
 mod shim;
+mod syslog;
 mod terminal;
 mod tls;
 mod tls_target;

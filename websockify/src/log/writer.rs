@@ -27,6 +27,8 @@ const RETRY: Duration = Duration::from_secs(1);
 const BUSY_RETRY: Duration = Duration::from_millis(20);
 /// How long lines are gathered after others have been written: a write for each would cost more.
 const GATHERING: Duration = Duration::from_millis(5);
+/// How many bytes need not be gathered any more.
+const MUCH: usize = 64 << 10;
 /// How soon after a line about a failure there may be another.
 const QUIET: Duration = Duration::from_secs(10);
 
@@ -275,8 +277,11 @@ impl Queue {
                 self.changed.notify_all();
                 return;
             }
+            let much = state.used > MUCH;
             drop(state);
-            self.pause(GATHERING);
+            if !much {
+                self.pause(GATHERING);
+            }
         }
     }
 

@@ -30,7 +30,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::config::{SessionConfig, WayChoice};
 use crate::phase::Phase;
@@ -49,6 +49,9 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(3);
 const EOF_LIMIT: Duration = Duration::from_secs(5);
 /// How long a peer may take nothing at all once its session has begun to end.
 const STALL_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long a session has to end when the bridge is stopped: no longer than that waits, so that its end is logged.
+const STOP_LIMIT: Duration = Duration::from_millis(1900);
 
 /// How often a peer that always has something is read from before the other direction has its turn: without that, it would use
 /// up what the runtime grants a task at once, and the other direction would never get any.
@@ -230,15 +233,10 @@ pub(crate) async fn run(
     let directions = async {
         tokio::join!(biased; up.run(early), down.run());
     };
-    let watch = async {
-        tokio::join!(
-            stopped(&shared, phase),
-            heartbeat(&shared, config.heartbeat, client_fd)
-        );
-    };
     tokio::select! {
         biased;
-        () = watch => {}
+        () = stopped(&shared, phase) => {}
+        () = heartbeat(&shared, config.heartbeat, client_fd) => {}
         () = directions => {}
     }
     shared.summary()
@@ -281,7 +279,7 @@ pub(crate) async fn answer_close(client: &mut Stream, early: &[u8], encoding: En
     farewell(client, &frame).await;
 }
 
-/// Hands the stop on to the session.
+/// Hands the stop on to the session. Returns when that has had its time to end.
 async fn stopped(shared: &Shared, mut phase: watch::Receiver<Phase>) {
     // Without a sender nobody can stop us.
     let observer = phase.clone();
@@ -294,10 +292,12 @@ async fn stopped(shared: &Shared, mut phase: watch::Receiver<Phase>) {
         }
         told.as_mut().poll(cx)
     });
-    if stopped.await.is_ok() {
-        shared.end(Cause::Stopped, Some(Close::GOING_AWAY));
+    if stopped.await.is_err() {
+        return pending().await;
     }
-    pending::<()>().await;
+    shared.end(Cause::Stopped, Some(Close::GOING_AWAY));
+    // Boxed: an idle session need not have room for it.
+    Box::pin(sleep(STOP_LIMIT)).await;
 }
 
 /// Pings the client, and gives it up when two pings in a row brought no sign of life.
