@@ -27,7 +27,8 @@ RUN_PACKAGES := telnetd-ssl
 WEB_TEST_PACKAGES := telnetd-ssl tigervnc-standalone-server chromium novnc xterm fonts-dejavu-core openssl
 TEST_PACKAGES := telnetd-ssl tigervnc-standalone-server tigervnc-tools redis-server rsyslog busybox-static socat tmux \
 	sslscan python3 python3-venv perl iproute2 libcap2-bin binutils util-linux \
-	apache2-utils gcc libc6-dev musl-tools golang-go $(WEB_TEST_PACKAGES) $(if $(filter x86_64,$(shell uname -m)),gcc-multilib)
+	apache2-utils gcc libc6-dev musl-tools golang-go $(NODE_PACKAGES) $(WEB_TEST_PACKAGES) \
+	$(if $(filter x86_64,$(shell uname -m)),gcc-multilib)
 BENCH_PACKAGES := haproxy nginx-light openssl socat python3 python3-venv
 # Python with what makes signed tokens.
 TEST_VENV := target/python

@@ -63,6 +63,11 @@ pub struct Args {
     #[arg(long, action = ArgAction::SetTrue)]
     pub traffic: bool,
 
+    /// Record each session in a file FILE.N, N the number of its connection, for noVNC's playback page
+    // Its prefix was unique in the original.
+    #[arg(long, value_name = "FILE", alias = "re")]
+    pub record: Option<PathBuf>,
+
     /// Take IPv6 addresses of a host name first, of the source and of the target
     #[arg(short = '6', long, action = ArgAction::SetTrue)]
     pub prefer_ipv6: bool,
@@ -363,6 +368,7 @@ mod tests {
         }
         assert_eq!(parse(&["--sy=s"]).syslog, Some("s".into()));
         assert!(parse(&["--le"]).legacy_syslog);
+        assert_eq!(parse(&["--re=r"]).record, Some("r".into()));
     }
 
     #[test]

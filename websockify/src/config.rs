@@ -42,6 +42,8 @@ pub struct Config {
     pub tls: Option<TlsConfig>,
     /// TLS with targets.
     pub target_tls: TargetTls,
+    /// Where sessions are recorded, as an absolute path without the dot and the number at its end.
+    pub record: Option<PathBuf>,
     /// What is to be said of options that do less than their user may think.
     pub warnings: Vec<String>,
     /// What is logged, how and where.
@@ -418,6 +420,10 @@ impl TryFrom<Args> for Config {
                 patience: args.handshake_timeout,
                 look_up_limit: args.token_timeout.unwrap_or(LOOK_UP_LIMIT),
             },
+            record: args
+                .record
+                .map(|path| absolute(&path, "--record"))
+                .transpose()?,
             log,
         })
     }

@@ -19,6 +19,7 @@ use crate::http::{self, PlainUpgrade, Session, Site};
 use crate::listener::Peer;
 use crate::log;
 use crate::phase::Phase;
+use crate::record::{Recorder, Recording};
 use crate::relay::{self, Cause, Summary};
 use crate::sniff::{self, POLICY, Protocol, Sniffed};
 use crate::stream::{Plain, Stream};
@@ -42,6 +43,8 @@ pub(crate) struct Handling {
     pub(crate) patience: Duration,
     /// What the others get.
     pub(crate) site: Site,
+    /// What records sessions, if that is asked for.
+    pub(crate) recorder: Option<Recorder>,
     /// TLS, if there is a certificate.
     pub(crate) acceptor: Option<Arc<Acceptor>>,
     /// How far the server is.
@@ -228,7 +231,9 @@ async fn serve_session(upgraded: Upgraded, peer: Peer, handling: &Handling) {
     let began = Instant::now();
     let encoding = session.encoding;
     let target = Arc::clone(&session.target);
-    log_start(peer, &session, client.is_tls());
+    let recording = handling.recorder.as_ref();
+    let recording = recording.map(|recorder| recorder.begin(peer));
+    log_start(peer, &session, client.is_tls(), recording.as_ref());
     let accepted = client.write_all(session.response.as_bytes()).await;
     drop(session);
     if let Err(error) = accepted {
@@ -245,6 +250,7 @@ async fn serve_session(upgraded: Upgraded, peer: Peer, handling: &Handling) {
                 early,
                 encoding,
                 handling.session,
+                recording.as_ref(),
                 handling.phase.clone(),
             )
             .await
@@ -266,9 +272,10 @@ async fn serve_session(upgraded: Upgraded, peer: Peer, handling: &Handling) {
 }
 
 /// The lines of a session's beginning.
-fn log_start(peer: Peer, session: &Session, tls: bool) {
+fn log_start(peer: Peer, session: &Session, tls: bool, recording: Option<&Recording>) {
     let Session { path, target, .. } = session;
     let announcement = target.announcement();
+    let recording = recording.map(|recording| recording.path().display().to_string());
     let kind = if tls {
         "SSL/TLS (wss://)"
     } else {
@@ -277,7 +284,10 @@ fn log_start(peer: Peer, session: &Session, tls: bool) {
     log::together(|| {
         tracing::info!(target: log::TEXT, %peer, "{peer}: {kind} WebSocket connection");
         tracing::info!(target: log::TEXT, %peer, "{peer}: Path: '{path}'");
-        tracing::info!(%peer, event = "session_start", path, %target, tls, "{announcement}");
+        if let Some(file) = &recording {
+            tracing::info!(target: log::TEXT, %peer, "opening record file: {file}");
+        }
+        tracing::info!(%peer, event = "session_start", path, %target, tls, recording, "{announcement}");
     });
 }
 
@@ -406,6 +416,7 @@ mod tests {
             gate: Arc::new(Gate::open(door, route, tls, None).await.unwrap()),
             session,
             site: Site::default(),
+            recorder: None,
             acceptor: None,
             phase: phase.clone(),
         };
@@ -414,7 +425,15 @@ mod tests {
             Stream::Plain(Plain::Tcp(accepted.unwrap().0)),
         );
         let (early, encoding) = (Bytes::new(), crate::websocket::Encoding::Binary);
-        let relay = relay::run(&mut legs.0, &mut legs.1, early, encoding, session, phase);
+        let relay = relay::run(
+            &mut legs.0,
+            &mut legs.1,
+            early,
+            encoding,
+            session,
+            None,
+            phase,
+        );
         let relay_size = size_of_val(&relay);
         drop(relay);
         let Stream::Plain(socket) = legs.0 else {

@@ -32,6 +32,7 @@ pub mod origin;
 mod outage;
 mod phase;
 mod plugin;
+mod record;
 mod relay;
 mod secret;
 mod server;
@@ -66,6 +67,7 @@ use gate::Gate;
 use http::{Files, Site};
 use listener::{Address, Bound};
 use phase::Phase;
+use record::Recorder;
 use signals::{Request, Signals};
 use tls::Acceptor;
 use wrap::{Order, Wrapped};
@@ -91,6 +93,7 @@ pub fn run(config: Config) -> Result<u8> {
         web,
         tls,
         target_tls,
+        record,
         warnings,
         ..
     } = config;
@@ -132,11 +135,13 @@ pub fn run(config: Config) -> Result<u8> {
     // Only now: what is wrapped may not expect so many.
     sys::raise_descriptor_limit();
     log::start().context("cannot start the threads that write the log")?;
+    let recorder = record.as_deref().map(Recorder::start).transpose()?;
     let runtime = workers::runtime().context("cannot start the runtime")?;
     let destination = describe(&route, wrapped.as_ref());
     let patience = door.patience;
     let status = wrapped.as_ref().map(Wrapped::status);
     let gate = Arc::new(runtime.block_on(Gate::open(door, route, target_tls, status))?);
+    let (phase, phases) = watch::channel(Phase::Serving);
     let result = runtime.block_on(async {
         let mut signals = Signals::new(wrapped.is_some()).context("cannot take signals")?;
         // From here on a signal ends us in order; whoever waits for these lines may send one.
@@ -144,6 +149,7 @@ pub fn run(config: Config) -> Result<u8> {
             &bound,
             &site,
             acceptor.as_deref(),
+            recorder.as_ref(),
             &destination,
         );
         if session.traffic {
@@ -151,7 +157,6 @@ pub fn run(config: Config) -> Result<u8> {
                 "Traffic: }} from the client, > to the target, {{ from the target, < to the client; a dot: in part"
             );
         }
-        let (phase, phases) = watch::channel(Phase::Serving);
         let (gone, program_gone) = oneshot::channel();
         let listener = bound
             .into_listener()
@@ -162,6 +167,7 @@ pub fn run(config: Config) -> Result<u8> {
             patience,
             site,
             acceptor: acceptor.clone(),
+            recorder: recorder.clone(),
             phase: phases,
         };
         let service = server::serve(listener, handling, limits);
@@ -184,6 +190,9 @@ pub fn run(config: Config) -> Result<u8> {
     runtime.block_on(gate.end());
     // What is left are sessions that had their time, and look-ups that cannot be interrupted.
     runtime.shutdown_background();
+    if let Some(recorder) = recorder {
+        recorder.finish(*phase.borrow() == Phase::Stopping);
+    }
     tracing::info!("In exit");
     result
 }
@@ -278,7 +287,13 @@ fn describe(route: &RouteConfig, wrapped: Option<&Wrapped>) -> String {
 }
 
 /// The settings, in the lines that scripts wait for.
-fn announce(bound: &Bound, site: &Site, acceptor: Option<&Acceptor>, destination: &str) {
+fn announce(
+    bound: &Bound,
+    site: &Site,
+    acceptor: Option<&Acceptor>,
+    recorder: Option<&Recorder>,
+    destination: &str,
+) {
     tracing::info!("WebSocket server settings:");
     tracing::info!("  - {}", bound.describe());
     if let Some(files) = &site.files {
@@ -292,6 +307,9 @@ fn announce(bound: &Bound, site: &Site, acceptor: Option<&Acceptor>, destination
             }
         }
         None => tracing::info!("  - No SSL/TLS support (no cert file)"),
+    }
+    if let Some(recorder) = recorder {
+        tracing::info!("  - {}", recorder.describe());
     }
     tracing::info!("  - proxying from {} to {destination}", bound.name());
 }

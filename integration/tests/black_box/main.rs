@@ -18,6 +18,7 @@
 //! - [`token_redis`]: tokens that Redis knows.
 //! - [`logs`]: the forms of the log, and the log file.
 //! - [`syslog`]: the log of a syslog server.
+//! - [`recording`]: recordings of sessions.
 //! - [`lifetime`]: stopping, run-once, timeouts, leaks.
 //! - [`shim`]: the preloaded library itself.
 //! - [`library`]: where the preloaded library comes from.
@@ -42,6 +43,7 @@ mod methods;
 mod paths;
 mod plugins;
 mod real;
+mod recording;
 mod session;
 mod shim;
 mod syslog;

@@ -14,6 +14,7 @@ use super::{
     CLOSE_LIMIT, Cause, EOF_LIMIT, STALL_LIMIT, Way, buffer, drain, finish, patiently, while_taking,
 };
 use crate::log;
+use crate::record::{Recording, Side};
 use crate::stream::{ReadHalf, WriteHalf};
 use crate::sys;
 use crate::websocket::frame::{self, HEADER_ROOM};
@@ -29,6 +30,7 @@ pub(super) struct Down<'a> {
     encoding: Encoding,
     way: Way,
     shared: &'a Shared,
+    recording: Option<&'a Recording>,
     traffic: bool,
     /// Whether much waits, so that a pipe is worth its while.
     much: bool,
@@ -76,6 +78,7 @@ impl<'a> Down<'a> {
         encoding: Encoding,
         way: Way,
         shared: &'a Shared,
+        recording: Option<&'a Recording>,
         traffic: bool,
     ) -> Self {
         Self {
@@ -84,6 +87,7 @@ impl<'a> Down<'a> {
             encoding,
             way,
             shared,
+            recording,
             traffic,
             much: way == Way::SpliceAll,
             pipes_in_a_row: 0,
@@ -141,6 +145,12 @@ impl<'a> Down<'a> {
                 Turn::Moved(rest) => {
                     if !rest.is_empty() && Box::pin(self.write(rest)).await.is_err() {
                         return false;
+                    }
+                    if let Some(recording) = self.recording
+                        && !recording.has_room()
+                    {
+                        let ends = || self.shared.client_is_lost() || self.shared.close().is_some();
+                        Box::pin(recording.room(ends)).await;
                     }
                     if self.pipes_in_a_row == PIPES_IN_A_ROW {
                         self.pipes_in_a_row = 0;
@@ -298,6 +308,9 @@ impl<'a> Down<'a> {
             }
             let length = read.filled().len();
             self.note_much(length);
+            if let Some(recording) = self.recording {
+                recording.note(Side::Target, &buffer[start..start + length]);
+            }
             let frame = self.frame(buffer, start, length);
             Poll::Ready(self.pass_on(cx, frame, length))
         })

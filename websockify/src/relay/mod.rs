@@ -34,6 +34,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::config::{SessionConfig, WayChoice};
 use crate::phase::Phase;
+use crate::record::Recording;
 use crate::stream::{ReadHalf, Stream, WriteHalf};
 use crate::sys;
 use crate::websocket::frame::{Decoder, End, append_close};
@@ -72,9 +73,9 @@ enum Way {
 
 impl Way {
     /// The one place where it is decided: what has to be looked at or changed on its way is copied.
-    fn choose(encoding: Encoding, encrypts: bool, asked: WayChoice) -> Self {
+    fn choose(encoding: Encoding, encrypts: bool, records: bool, asked: WayChoice) -> Self {
         match asked {
-            _ if encrypts || encoding == Encoding::Base64 => Self::Copy,
+            _ if encrypts || records || encoding == Encoding::Base64 => Self::Copy,
             WayChoice::Copy => Self::Copy,
             WayChoice::Auto => Self::Splice,
             WayChoice::Splice => Self::SpliceAll,
@@ -200,14 +201,15 @@ impl fmt::Display for Cause {
     }
 }
 
-/// Carries both directions to their ends. `early` is what the client sent right behind its request; `phase` tells
-/// when the bridge is to end.
+/// Carries both directions to their ends. `early` is what the client sent right behind its request; payload also goes into the
+/// `recording`, if there is one; `phase` tells when the bridge is to end.
 pub(crate) async fn run(
     client: &mut Stream,
     target: &mut Stream,
     early: Bytes,
     encoding: Encoding,
     config: SessionConfig,
+    recording: Option<&Recording>,
     phase: watch::Receiver<Phase>,
 ) -> Summary {
     let shared = Shared::default();
@@ -220,14 +222,16 @@ pub(crate) async fn run(
         target_write,
         Decoder::new(encoding),
         &shared,
+        recording,
         config.traffic,
     );
     let mut down = down::Down::new(
         target_read,
         client_write,
         encoding,
-        Way::choose(encoding, encrypts, config.way),
+        Way::choose(encoding, encrypts, recording.is_some(), config.way),
         &shared,
+        recording,
         config.traffic,
     );
     let directions = async {

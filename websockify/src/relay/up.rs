@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::shared::Shared;
 use super::{Cause, STALL_LIMIT, TURNS_IN_A_ROW, buffer, drain, finish, write_all};
 use crate::log;
+use crate::record::{Recording, Side};
 use crate::stream::{ReadHalf, WriteHalf};
 use crate::sys;
 use crate::websocket::frame::{Decoder, End};
@@ -21,6 +22,7 @@ pub(super) struct Up<'a> {
     target: WriteHalf<'a>,
     decoder: Decoder,
     shared: &'a Shared,
+    recording: Option<&'a Recording>,
     traffic: bool,
     /// The target takes nothing more; the client's frames are still followed, for its close frame.
     target_is_deaf: bool,
@@ -44,6 +46,7 @@ impl<'a> Up<'a> {
         target: WriteHalf<'a>,
         decoder: Decoder,
         shared: &'a Shared,
+        recording: Option<&'a Recording>,
         traffic: bool,
     ) -> Self {
         Self {
@@ -51,6 +54,7 @@ impl<'a> Up<'a> {
             target,
             decoder,
             shared,
+            recording,
             traffic,
             target_is_deaf: false,
             turns_in_a_row: 0,
@@ -91,6 +95,11 @@ impl<'a> Up<'a> {
                     }
                     if end.is_some() {
                         return;
+                    }
+                    if let Some(recording) = self.recording
+                        && !recording.has_room()
+                    {
+                        Box::pin(recording.room(|| self.shared.up_is_cut())).await;
                     }
                 }
                 Turn::Finished => return self.shared.finish_client(),
@@ -136,6 +145,9 @@ impl<'a> Up<'a> {
             .decode(data, |ping| self.shared.queue_pong(ping));
         let payload = &data[decoded.payload];
         self.shared.note_up(payload.len());
+        if let Some(recording) = self.recording {
+            recording.note(Side::Client, payload);
+        }
         if self.traffic && !data.is_empty() {
             log::mark(if self.decoder.at_frame_boundary() {
                 "}"
