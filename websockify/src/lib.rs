@@ -11,7 +11,8 @@
 //!
 //! [`cli`] mirrors the command line, [`config`] makes sense of it. [`server`] is the accept loop with its limits, which gives
 //! connections to [`workers`]. [`wrap`] starts a
-//! program whose port is moved out of the way, and looks after it. [`memory`] is where buffers come from. [`run`] puts it all together.
+//! program whose port is moved out of the way, and looks after it. [`log`] writes what happens, [`record`] what passes. [`memory`] is where
+//! buffers come from. [`run`] puts it all together.
 
 #![deny(unsafe_code)]
 
