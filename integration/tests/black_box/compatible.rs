@@ -2,11 +2,12 @@
 
 use std::io::Write;
 use std::net::TcpListener;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
 use integration::{
-    Certificates, Client, ClientTls, FAST, Handshake, Scratch, Server, Target, close_payload,
-    frame, over_tls, pattern, session, text,
+    Certificates, Client, ClientTls, DEADLINE, FAST, Handshake, Scratch, Server, Target,
+    close_payload, frame, over_tls, pattern, session, text, wait_until,
 };
 
 #[test]
@@ -194,6 +195,120 @@ fn the_log_has_the_lines_that_scripts_wait_for() {
         line.starts_with("127.0.0.1 - - [") && line.ends_with(&target_address.to_string()),
         "{line}"
     );
+}
+
+#[test]
+fn a_log_file_gets_what_stderr_gets_behind_what_it_has() {
+    let target = Target::new();
+    let directory = Scratch::new().unwrap();
+    let file = directory.path().join("log");
+    std::fs::write(&file, "before\n").unwrap();
+    let arguments = ["--log-f", text(&file), &target.address().to_string()];
+    let mut server = Server::with(&arguments);
+    let _client = Client::connect(server.address());
+    let line = server.wait_for_line("connecting to: ");
+    let log = wait_until("the line in the file", || {
+        let log = std::fs::read_to_string(&file).unwrap();
+        log.ends_with(&format!("{line}\n")).then_some(log)
+    });
+    assert!(
+        log.starts_with("before\nWebSocket server settings:\n  - "),
+        "{log}"
+    );
+}
+
+#[test]
+fn syslog_gets_lines_as_both_standards_tell() {
+    let directory = Scratch::new().unwrap();
+    let path = directory.path().join("log");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    for (options, head) in [
+        (&["--syslog"][..], "1 "),
+        (&["--legacy-syslog", "--syslog"], "websockify["),
+    ] {
+        let target = Target::new();
+        let address = target.address().to_string();
+        let arguments = [options, &[text(&path), &address]].concat();
+        let server = Server::with(&arguments);
+        let mut buffer = [0; 1 << 12];
+        let length = socket.recv(&mut buffer).unwrap();
+        let message = std::str::from_utf8(&buffer[..length]).unwrap();
+        let (priority, rest) = message[1..].split_once('>').unwrap();
+        let severity = priority.parse::<u8>().unwrap() % 8;
+        assert!(severity == 6 && rest.starts_with(head), "{message}");
+        let text = if head == "1 " {
+            let parts: Vec<_> = rest.splitn(8, ' ').collect();
+            assert_eq!((parts[3], parts[5], parts[6]), ("websockify", "-", "-"));
+            parts[7]
+        } else {
+            rest.split_once("]: ").unwrap().1
+        };
+        assert_eq!(text, "WebSocket server settings:");
+        drop(server);
+        socket.set_nonblocking(true).unwrap();
+        while socket.recv(&mut buffer).is_ok() {}
+        socket.set_nonblocking(false).unwrap();
+    }
+}
+
+#[test]
+fn a_recording_has_the_form_that_novnc_plays() {
+    let target = Target::new();
+    let directory = Scratch::new().unwrap();
+    let path = directory.path().join("rec");
+    let arguments = ["--rec", text(&path), &target.address().to_string()];
+    let mut server = Server::with(&arguments);
+    server.wait_for_line(&format!("  - Recording to '{}.*'", path.display()));
+    // As a browser does; without it the original refuses.
+    let handshake = Handshake::default().with("Sec-WebSocket-Protocol: binary");
+    let mut client = Client::with(server.address(), &handshake);
+    server.wait_for_line(&format!("opening record file: {}.1", path.display()));
+    let mut peer = target.accept();
+    let bytes: Vec<u8> = (0..=255).collect();
+    Write::write_all(&mut peer, &bytes).unwrap();
+    assert_eq!(client.read_binary(256), bytes);
+    client.send_binary(b"'\\\"{}\n");
+    std::io::Read::read_exact(&mut peer, &mut [0; 6]).unwrap();
+    drop(peer);
+    client.read_to_close();
+    client.send_close(1000);
+    drop(client);
+    let escaped: String = bytes.iter().map(|&byte| escaped(byte)).collect();
+    let ends = [
+        "var VNC_frame_data = [\n'{".to_owned(),
+        format!("{{{escaped}',\n'}}"),
+        "}\\'\\\\\"{}\\n',\n'EOF'];\n".to_owned(),
+    ];
+    let mut rest = wait_until("the recording", || {
+        let recording = std::fs::read_to_string(directory.path().join("rec.1")).ok()?;
+        recording.ends_with(&ends[2]).then_some(recording)
+    });
+    for (number, part) in ends.iter().enumerate() {
+        let Some((between, behind)) = rest.split_once(&**part) else {
+            panic!("{part} is not in {rest}")
+        };
+        // Between them are the milliseconds.
+        assert!(between.is_empty() == (number == 0), "{between}");
+        assert!(
+            between.bytes().all(|byte| byte.is_ascii_digit()),
+            "{between}"
+        );
+        rest = behind.to_owned();
+    }
+    assert!(rest.is_empty());
+}
+
+/// A byte as it stands in a string of JavaScript.
+fn escaped(byte: u8) -> String {
+    match byte {
+        b'\n' => "\\n".to_owned(),
+        b'\r' => "\\r".to_owned(),
+        b'\t' => "\\t".to_owned(),
+        b'\\' | b'\'' => format!("\\{}", char::from(byte)),
+        b' '..=b'~' => char::from(byte).to_string(),
+        _ => format!("\\x{byte:02x}"),
+    }
 }
 
 #[test]
