@@ -66,6 +66,18 @@ class Unmakable(BasePlugin):
         raise ValueError("cannot do anything with %s" % src)
 
 
+class Empty:
+    """Can be asked nothing."""
+
+    def __init__(self, src):
+        self.lookup = "word"
+
+
+def function(src):
+    """Is no class, and must not be called."""
+    print("called with", src)
+
+
 class Once(BasePlugin):
     """There can be one of it only."""
 
@@ -135,6 +147,16 @@ class Troubled(BasePlugin):
 
     def none(self, token):
         return "127.0.0.1", None
+
+    def part(self, token):
+        raise RuntimeError("cannot log in with " + self.source.rpartition("=")[2].partition(":")[2])
+
+    def log(self, token):
+        import logging
+        try:
+            raise ValueError("no " + token)
+        except ValueError:
+            logging.getLogger("mine").exception("cannot find %s of %s", token, self.source)
 
     def hang(self, token):
         threading.Event().wait()
@@ -206,6 +228,14 @@ class Told(AuthPlugin):
     def authenticate(self, headers, target_host, target_port):
         if self.source != "%r %r" % (target_host, target_port):
             raise AuthenticationError(response_code=404)
+
+
+class Reliant(AuthPlugin):
+    """Relies on a target."""
+
+    def authenticate(self, headers, target_host, target_port):
+        if target_host.startswith("10.") or headers.get("X-User") != "jo":
+            raise AuthenticationError("nobody with %s" % headers.get("Cookie"), 401)
 
 
 class Certificate(AuthPlugin):

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread;
 
 use integration::{
@@ -324,7 +325,7 @@ fn visitors_are_let_in_as_a_plugin_says() {
     let line = server.wait_for_line("asked about");
     let port = target.address().port();
     let expected = format!(
-        "{{\"id\":1,\"peer\":\"127.0.0.1\",\"path\":\"/path?query\",\"user\":null,\"password\":null,\"common_name\":null,\
+        "{{\"id\":1,\"peer\":\"127.0.0.1\",\"path\":\"/path?query\",\"file\":false,\"user\":null,\"password\":null,\"common_name\":null,\
          \"target_host\":\"127.0.0.1\",\"target_port\":{port},\"headers\":[[\"host\",\"localhost\"],"
     );
     assert!(line.contains(&expected), "{line}");
@@ -549,7 +550,11 @@ fn a_plugin_is_not_taken_for_the_wrapped_program() {
         (!found.is_empty() && found != first).then_some(())
     });
     round_trip(server.address());
-    assert_eq!(plugin_of(&server), plugin);
+    // What is between fork and exec is called like the bridge for a moment.
+    wait_until("the plugin and one program to be there", || {
+        let found = wrapped();
+        (plugin_of(&server) == plugin && found.len() == 1 && found != first).then_some(())
+    });
     // The plugin goes and comes, the program stays.
     let second = wrapped();
     kill(plugin, Signal::SIGKILL).unwrap();
@@ -560,7 +565,9 @@ fn a_plugin_is_not_taken_for_the_wrapped_program() {
         (children(server.pid()).len() == 2).then_some(())
     });
     round_trip(server.address());
-    assert_eq!(wrapped(), second);
+    wait_until("the program to be alone", || {
+        (wrapped() == second).then_some(())
+    });
     // Everything ends, and the plugin not before the program.
     server.signal(Signal::SIGTERM);
     assert_eq!(server.wait().code(), Some(0));
@@ -773,7 +780,8 @@ fn what_a_python_class_does_hurts_only_its_own_answer() {
             "token plugin: chatter to stdout",
             "token plugin: chatter of a child",
             "token plugin: chatter to 1",
-            "token plugin: WARNING: chatter to the log",
+            // The token itself is not told.
+            "token plugin: WARNING: ... to the log",
             "token plugin: chatter\\x1b[31m to stderr",
         ] {
             assert!(log.contains(line), "{line} is not in {log}");
@@ -1043,6 +1051,18 @@ fn a_python_class_that_cannot_be_had_is_told_in_one_line() {
             "websockify: error: cannot load the Python class plugin_classes.Unmakable: ValueError: cannot do anything with ...; \
              --verbose tells where",
         ),
+        (
+            "plugin_classes.Empty",
+            "websockify: error: cannot load the Python class plugin_classes.Empty: it has no method lookup",
+        ),
+        (
+            "plugin_classes.function",
+            "websockify: error: cannot load the Python class plugin_classes.function: it is not a class",
+        ),
+        (
+            "os.system",
+            "websockify: error: cannot load the Python class os.system: it is not a class",
+        ),
     ] {
         let log = run(&launcher, class, &[]);
         assert_eq!(log.replace(from_here, "").trim_end(), expected);
@@ -1067,7 +1087,8 @@ fn modules_are_found_in_the_working_directory_which_shadows_nothing_of_ours() {
     let target = Target::new();
     let directory = Scratch::new().unwrap();
     let source = format!(
-        "class Mine:\n    def __init__(self, source): pass\n    def lookup(self, token): return '127.0.0.1', {}\n",
+        "class Mine:\n    def __init__(self, source): pass\n    def lookup(self, token): return '127.0.0.1', {}\n    \
+         def authenticate(self, **asked): pass\n",
         target.address().port()
     );
     fs::write(directory.path().join("mine.py"), source).unwrap();
@@ -1076,12 +1097,16 @@ fn modules_are_found_in_the_working_directory_which_shadows_nothing_of_ours() {
         "raise SystemExit('shadowed')",
     )
     .unwrap();
+    for name in ["http.py", "hmac.py", "urllib.py"] {
+        fs::write(directory.path().join(name), "").unwrap();
+    }
     // A directory of the name is no package.
     fs::create_dir(directory.path().join("websockify")).unwrap();
     let chdir = format!("--chdir={}", directory.path().display());
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let launcher = ["env", &chdir, "PYTHONDONTWRITEBYTECODE=1"];
-    let server = Server::through(&launcher, listener, &["--token-plugin", "mine.Mine"]);
+    let plugins = ["--token-plugin", "mine.Mine", "--auth-plugin", "mine.Mine"];
+    let server = Server::through(&launcher, listener, &plugins);
     reaches(&server, "x", &target);
 }
 
@@ -1096,4 +1121,123 @@ fn an_interpreter_ends_with_the_bridge_while_a_look_up_hangs() {
         server.wait();
         wait_until("the interpreter to go", || is_gone(plugin).then_some(()));
     }
+}
+
+#[test]
+fn an_interpreter_full_of_look_ups_that_hang_is_started_again() {
+    let target = Target::new();
+    let source = format!("good={}", target.address());
+    let plugin = ["--token-plugin", "plugin_classes.Troubled"];
+    let options = ["--token-source", &source, "--token-timeout", "1"];
+    let mut server = python(false, &[&plugin[..], &options].concat());
+    reaches(&server, "good", &target);
+    let hanging: Vec<Client> = (0..70).map(|_| asking(&server, "hang")).collect();
+    for mut client in hanging {
+        client.read_head();
+        assert_eq!(client.status(), "503");
+    }
+    wait_until("the plugin to answer", || {
+        (status(&server, "good") == "101").then(|| drop(target.accept()))
+    });
+    server.wait_for_line(
+        "token plugin: it was ended, since nothing comes back of all that it was asked; starting it again in 0 s",
+    );
+    reaches(&server, "good", &target);
+}
+
+#[test]
+fn neither_sources_nor_tokens_are_in_what_python_classes_log() {
+    for verbose in [&[][..], &["--verbose"]] {
+        let plugin = ["--token-plugin", "plugin_classes.Troubled"];
+        let source = ["--token-source", "good=alice:hunter2"];
+        let mut server = python(false, &[&plugin[..], &source, verbose].concat());
+        for token in ["part", "log-sesame42", "quoted-sesame42"] {
+            assert_eq!(status(&server, token), "403");
+        }
+        server.signal(Signal::SIGTERM);
+        assert_eq!(server.wait().code(), Some(0));
+        let log = server.rest_of_log();
+        for line in [
+            "RuntimeError: cannot log in with ...",
+            "token plugin: ERROR: cannot find ... of ...",
+            "ValueError: no ...",
+        ] {
+            assert!(log.contains(line), "{line} is not in {log}");
+        }
+        for secret in ["sesame42", "hunter2", "alice"] {
+            assert!(!log.contains(secret), "{secret} is in {log}");
+        }
+    }
+}
+
+#[test]
+fn python_classes_are_not_asked_about_tokens_that_lead_nowhere() {
+    let target = Target::new();
+    let source = format!("t={}", target.address());
+    let tokens = ["--token-plugin", "plugin_classes.Plain", "--token-source"];
+    let auth = ["--auth-plugin", "plugin_classes.Reliant"];
+    let mut server = python(false, &[&tokens[..], &[&source], &auth].concat());
+    assert_eq!(status(&server, "t"), "401");
+    assert_eq!(status(&server, "u"), "403");
+    let none = Handshake::default().request_line("GET / HTTP/1.1");
+    let unauthenticated = answer(&server, &none).status().to_owned();
+    assert_ne!(unauthenticated, "401");
+    let jo = with("t").with("X-User: jo");
+    drop((answer(&server, &jo), target.accept()));
+    server.signal(Signal::SIGTERM);
+    let log = server.rest_of_log();
+    assert!(!log.contains("authenticate failed"), "{log}");
+}
+
+#[test]
+fn much_that_is_secret_in_a_request_costs_nobody_anything() {
+    let target = Target::new();
+    let mut server = python_auth(false, "Reliant", "", &target);
+    let many: Vec<String> = (1000..4000)
+        .map(|number| format!("={number}\"%41"))
+        .collect();
+    for cookies in [many.join("; "), format!("a={}", "sesame42".repeat(5000))] {
+        let handshake = Handshake::default().with(&format!("Cookie: {cookies}"));
+        assert_eq!(answer(&server, &handshake).status(), "401");
+        server.wait_for_line("auth plugin: refused: AuthenticationError");
+    }
+    let few = Handshake::default().with("Cookie: a=sesame42; b=\"x\"");
+    assert_eq!(answer(&server, &few).status(), "401");
+    server.wait_for_line("auth plugin: refused: 401 nobody with ...");
+}
+
+/// What is told by the script that asks Python classes, of several texts and their secrets.
+const HIDING: &str = r#"
+import sys
+host = {"__name__": "host"}
+exec(compile(open(sys.argv[1]).read(), "host.py", "exec"), host)
+without = host["without"]
+for secrets, text, expected in [
+    (["abc"], "abc abcd xabc 'abc'", "... abcd xabc '...'"),
+    (["it's \"x\""], repr("it's \"x\""), "'...'"),
+    (["it's"], repr("it's"), '"..."'),
+    (["a%20bü"], "a%20bü, a bü, a%20b%C3%BC", "..., ..., ..."),
+    (["é" * 3000], "x" * 1000 + repr(("é" * 3000).encode()), "x" * 1000 + "b'..."),
+    (["s" * 30], "x" * 1020 + "s" * 30 + "rest", "x" * 1020 + "..."),
+    (["%d;" % number + "x" * 1000 for number in range(60)], "got 7;" + "x" * 1000 + "!", "got ...!"),
+    ([], "y" * 5000, "y" * 1024),
+]:
+    shown = without(secrets, text)
+    assert shown == expected, (secrets, shown, expected)
+question = {"password": None, "path": "/?token=abc", "headers": [["cookie", "a=b; c=defg"]]}
+assert {"abc", "b", "defg"} < host["secrets_of"](question)
+question["headers"][0][1] = "; ".join("a=%d" % number for number in range(8000))
+assert host["secrets_of"](question) is None
+"#;
+
+#[test]
+fn secrets_are_hidden_however_they_are_written() {
+    let script =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../websockify/src/plugin/python/host.py");
+    let output = Command::new("python3")
+        .args(["-c", HIDING])
+        .arg(script)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", utf8(&output.stderr));
 }
