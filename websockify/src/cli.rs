@@ -51,7 +51,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE", aliases = ["lo", "log", "log-", "log-f"])]
     pub log_file: Option<PathBuf>,
 
-    /// Send the log to syslog as well: to a unix socket such as /dev/log, or by UDP to HOST:PORT, [IPV6]:PORT or HOST
+    /// Send the log to syslog as well: to a unix socket such as /dev/log, or by UDP to `HOST:PORT`, `[IPV6]:PORT` or `HOST`
     #[arg(long, value_name = "SERVER")]
     pub syslog: Option<OsString>,
 
