@@ -355,51 +355,6 @@ fn is_complete(log: &str, sessions: usize, others: usize) {
 }
 
 #[test]
-fn no_line_is_lost_or_torn_when_a_file_is_rotated_under_load() {
-    const ROTATIONS: usize = 20;
-    let target = listening_target();
-    let directory = Scratch::new().unwrap();
-    let file = directory.path().join("log");
-    let arguments = ["--log-file", text(&file)];
-    let mut server = Server::with(&[&arguments[..], &[&target.to_string()]].concat());
-    let address = server.address();
-    let (done, sessions) = (AtomicBool::new(false), AtomicUsize::new(0));
-    let old = |number: usize| directory.path().join(format!("log.{number}"));
-    let load = || {
-        while !done.load(Ordering::Relaxed) {
-            short_session(address, &Handshake::default());
-            sessions.fetch_add(1, Ordering::Relaxed);
-        }
-    };
-    thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(load);
-        }
-        for number in 0..ROTATIONS {
-            let before = sessions.load(Ordering::Relaxed);
-            wait_until("some sessions", || {
-                (sessions.load(Ordering::Relaxed) > before + 10).then_some(())
-            });
-            fs::rename(&file, old(number)).unwrap();
-            server.signal(Signal::SIGHUP);
-            wait_until("the file to be made anew", || file.exists().then_some(()));
-        }
-        done.store(true, Ordering::Relaxed);
-    });
-    stop(&mut server);
-    let mut log = String::new();
-    for path in (0..ROTATIONS).map(old).chain([file.clone()]) {
-        let part = fs::read_to_string(path).unwrap();
-        assert!(part.ends_with('\n'));
-        log += &part;
-    }
-    // Two lines for each signal, the settings, and the end.
-    let others = log.lines().filter(|line| line.starts_with("HUP: "));
-    assert_eq!(others.count(), 2 * ROTATIONS);
-    is_complete(&log, sessions.into_inner(), 2 * ROTATIONS + 4 + 1);
-}
-
-#[test]
 fn a_file_that_cannot_be_opened_anew_is_kept() {
     let target = listening_target();
     let directory = Scratch::new().unwrap();
