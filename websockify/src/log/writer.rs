@@ -26,7 +26,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// The same for what could take nothing just now.
 const BUSY_RETRY: Duration = Duration::from_millis(20);
 /// How long lines are gathered after others have been written: a write for each would cost more.
-const GATHERING: Duration = Duration::from_millis(5);
+const GATHERING: Duration = Duration::from_millis(20);
 /// How many bytes need not be gathered any more.
 const MUCH: usize = 64 << 10;
 /// How soon after a line about a failure there may be another.
