@@ -296,15 +296,19 @@ fn a_full_disk_ends_a_recording_and_not_its_session() {
 #[test]
 fn a_place_where_no_file_can_be_made_is_an_error_of_the_start() {
     let directory = Scratch::new().unwrap();
-    let path: PathBuf = directory.path().join("no/rec");
-    let output = run_to_end(&["127.0.0.1:0", "h:1", "--record", text(&path)]);
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{stderr}");
-    assert_eq!(
-        stderr,
-        format!(
-            "websockify: error: cannot record to '{}.*': No such file or directory\n",
-            path.display()
-        )
-    );
+    fs::write(directory.path().join("file"), "").unwrap();
+    for (path, why) in [
+        ("no/rec", "No such file or directory"),
+        ("file/rec", "Not a directory"),
+    ] {
+        let path: PathBuf = directory.path().join(path);
+        let output = run_to_end(&["127.0.0.1:0", "h:1", "--record", text(&path)]);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        let path = path.display();
+        assert_eq!(
+            stderr,
+            format!("websockify: error: cannot record to '{path}.*': {why}\n")
+        );
+    }
 }

@@ -17,14 +17,14 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, anyhow};
 use nix::unistd::{AccessFlags, access};
 use tokio::time::{Instant, timeout};
 
 use crate::listener::Peer;
 use crate::sys;
 
-use script::Script;
+use script::{Script, Text};
 
 /// How many bytes of a session may wait to be written.
 const ROOM: usize = 1 << 20;
@@ -123,11 +123,11 @@ impl Recorder {
     /// No file can be made there.
     pub(crate) fn start(path: &Path) -> Result<Self> {
         let cannot = || format!("cannot record to '{}.*'", path.display());
-        let directory = path.parent().unwrap_or(Path::new("/"));
-        access(directory, AccessFlags::W_OK | AccessFlags::X_OK)
+        // With the dot it has to be a directory.
+        let directory = path.parent().unwrap_or(Path::new("/")).join(".");
+        access(&directory, AccessFlags::W_OK | AccessFlags::X_OK)
             .map_err(|error| anyhow!(error.desc()))
             .with_context(cannot)?;
-        ensure!(directory.is_dir(), "{}: its directory is none", cannot());
         let (orders, received) = channel();
         let thread = thread::Builder::new().name("record".to_owned());
         thread
@@ -174,7 +174,7 @@ impl Recorder {
             FINISH_LIMITS.0
         };
         if written.recv_timeout(limit).is_err() {
-            tracing::warn!("recordings have lost their ends: the disk is too slow");
+            tracing::warn!("recordings lack their ends: the disk is too slow");
         }
     }
 }
@@ -195,7 +195,7 @@ impl Recording {
         waiting.bytes.extend_from_slice(bytes);
         let (at, length) = (tape.began.elapsed(), bytes.len());
         waiting.parts.push(Part { side, at, length });
-        waiting.used += length;
+        waiting.used += length + size_of::<Part>();
         if !std::mem::replace(&mut waiting.ordered, true) {
             drop(waiting);
             self.order(Arc::clone(tape));
@@ -233,7 +233,7 @@ impl Recording {
         if let Err(error) = self.orders.send(Order::Write(tape))
             && let Order::Write(tape) = error.0
         {
-            tape.waiting().failed = true;
+            tape.fail("nobody writes it any more");
         }
     }
 }
@@ -277,19 +277,19 @@ impl Tape {
     }
 
     /// Writes what waits, in the thread.
-    fn write(&self) {
+    fn write(&self, text: &mut Text) {
         let (bytes, parts) = {
             let mut waiting = self.waiting();
             waiting.ordered = false;
             (take(&mut waiting.bytes), take(&mut waiting.parts))
         };
         let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = output.append(&self.path, &bytes, &parts) {
+        if let Err(error) = output.append(&self.path, &bytes, &parts, text) {
             *output = Output::Ended;
             self.fail(&sys::describe(&error));
         }
         let mut waiting = self.waiting();
-        waiting.used -= bytes.len();
+        waiting.used -= bytes.len() + parts.len() * size_of::<Part>();
         if let Some(waker) = waiting.waker.take() {
             waker.wake();
         }
@@ -297,9 +297,15 @@ impl Tape {
 }
 
 impl Output {
-    fn append(&mut self, path: &Path, bytes: &[u8], parts: &[Part]) -> io::Result<()> {
+    fn append(
+        &mut self,
+        path: &Path,
+        bytes: &[u8],
+        parts: &[Part],
+        text: &mut Text,
+    ) -> io::Result<()> {
         if matches!(self, Self::ToCome) {
-            *self = Self::Open(Script::create(path)?);
+            *self = Self::Open(Script::create(path, text)?);
         }
         let Self::Open(script) = self else {
             return Ok(());
@@ -307,18 +313,19 @@ impl Output {
         let mut rest = bytes;
         for part in parts {
             let (data, behind) = rest.split_at(part.length);
-            script.add(part.side, part.at, data)?;
+            script.add(text, part.side, part.at, data)?;
             rest = behind;
         }
-        script.flush()
+        script.flush(text)
     }
 }
 
 /// The thread: writes until nobody is left who could order it to.
 fn write_all(orders: &Receiver<Order>) {
+    let mut text = Text::default();
     for order in orders {
         match order {
-            Order::Write(tape) => tape.write(),
+            Order::Write(tape) => tape.write(&mut text),
             // Whoever asked may have given up.
             Order::Finish(done) => _ = done.send(()),
         }
@@ -373,7 +380,7 @@ mod tests {
             let room = recording.room(|| false);
             let write = async {
                 received.try_iter().for_each(|order| match order {
-                    Order::Write(tape) => tape.write(),
+                    Order::Write(tape) => tape.write(&mut Text::default()),
                     Order::Finish(_) => unreachable!(),
                 });
             };

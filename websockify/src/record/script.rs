@@ -34,14 +34,17 @@ pub(super) struct Script {
     file: File,
     /// Where the end of the array is, in bytes.
     end: u64,
-    /// What is to be written there.
-    text: Vec<u8>,
 }
+
+/// What is to be added to a recording. Nothing is left in it once that has been written, or could not be: so it can be used for one
+/// recording after another, of which each would need half a mebibyte otherwise.
+#[derive(Debug, Default)]
+pub(super) struct Text(Vec<u8>);
 
 impl Script {
     /// Makes a file, in place of what has that name: what others may have prepared there, such as a link to a file of ours, is not
     /// written to.
-    pub(super) fn create(path: &Path) -> io::Result<Self> {
+    pub(super) fn create(path: &Path, text: &mut Text) -> io::Result<Self> {
         match fs::remove_file(path) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -51,51 +54,40 @@ impl Script {
             .create_new(true)
             .mode(MODE)
             .open(path)?;
-        Ok(Self {
-            file,
-            end: 0,
-            text: HEAD.to_vec(),
-        })
+        text.0.extend_from_slice(HEAD);
+        Ok(Self { file, end: 0 })
     }
 
     /// Adds what somebody sent so long after the beginning.
-    pub(super) fn add(&mut self, side: Side, at: Duration, bytes: &[u8]) -> io::Result<()> {
+    pub(super) fn add(
+        &mut self,
+        text: &mut Text,
+        side: Side,
+        at: Duration,
+        bytes: &[u8],
+    ) -> io::Result<()> {
         let mark = match side {
             Side::Client => '}',
             Side::Target => '{',
         };
-        write!(self.text, "'{mark}{}{mark}", at.as_millis())?;
-        for &byte in bytes {
-            match byte {
-                b'\n' => self.text.extend_from_slice(b"\\n"),
-                b'\r' => self.text.extend_from_slice(b"\\r"),
-                b'\t' => self.text.extend_from_slice(b"\\t"),
-                b'\\' | b'\'' => self.text.extend_from_slice(&[b'\\', byte]),
-                b' '..=b'~' => self.text.push(byte),
-                _ => self.text.extend_from_slice(&[
-                    b'\\',
-                    b'x',
-                    HEXADECIMAL[usize::from(byte >> 4)],
-                    HEXADECIMAL[usize::from(byte & 15)],
-                ]),
-            }
-        }
-        self.text.extend_from_slice(b"',\n");
-        if self.text.len() >= WRITE {
-            self.flush()?;
+        write!(text.0, "'{mark}{}{mark}", at.as_millis())?;
+        text.add_escaped(bytes);
+        text.0.extend_from_slice(b"',\n");
+        if text.0.len() >= WRITE {
+            self.flush(text)?;
         }
         Ok(())
     }
 
     /// Writes what was added, and the end. What cannot be written is left out.
-    pub(super) fn flush(&mut self) -> io::Result<()> {
-        let length = self.text.len();
+    pub(super) fn flush(&mut self, text: &mut Text) -> io::Result<()> {
+        let length = text.0.len();
         if length == 0 {
             return Ok(());
         }
-        self.text.extend_from_slice(TAIL);
-        let written = self.file.write_all_at(&self.text, self.end);
-        self.text.clear();
+        text.0.extend_from_slice(TAIL);
+        let written = self.file.write_all_at(&text.0, self.end);
+        text.0.clear();
         if let Err(error) = written {
             _ = self.file.set_len(self.end);
             if self.end > 0 {
@@ -109,7 +101,48 @@ impl Script {
     }
 }
 
-const HEXADECIMAL: &[u8; 16] = b"0123456789abcdef";
+impl Text {
+    /// Adds bytes as they stand in a string, without a branch for what each of them is: that would cost ten times as much.
+    fn add_escaped(&mut self, bytes: &[u8]) {
+        let mut end = self.0.len();
+        self.0.resize(end + LONGEST * bytes.len(), 0);
+        for &byte in bytes {
+            let (text, length) = ESCAPED[usize::from(byte)];
+            self.0[end..end + LONGEST].copy_from_slice(&text);
+            end += length;
+        }
+        self.0.truncate(end);
+    }
+}
+
+/// What the longest byte takes in a string.
+const LONGEST: usize = 4;
+
+/// Each byte as it stands in a string, and how long that is.
+static ESCAPED: [([u8; LONGEST], usize); 256] = {
+    let mut table = [([0; LONGEST], 0); 256];
+    let mut byte = 0;
+    while byte < table.len() {
+        table[byte] = escaped(byte as u8);
+        byte += 1;
+    }
+    table
+};
+
+const fn escaped(byte: u8) -> ([u8; LONGEST], usize) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    match byte {
+        b'\n' => (*b"\\n  ", 2),
+        b'\r' => (*b"\\r  ", 2),
+        b'\t' => (*b"\\t  ", 2),
+        b'\\' | b'\'' => ([b'\\', byte, 0, 0], 2),
+        b' '..=b'~' => ([byte, 0, 0, 0], 1),
+        _ => {
+            let (high, low) = (DIGITS[(byte >> 4) as usize], DIGITS[(byte & 15) as usize]);
+            ([b'\\', b'x', high, low], 4)
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -121,27 +154,29 @@ mod tests {
     fn a_recording_is_whole_after_each_write() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("recording");
-        let mut script = Script::create(&path).unwrap();
-        let text = || fs::read_to_string(&path).unwrap();
-        script.flush().unwrap();
-        assert_eq!(text(), "var VNC_frame_data = [\n'EOF'];\n");
+        let mut text = Text::default();
+        let mut script = Script::create(&path, &mut text).unwrap();
+        let written = || fs::read_to_string(&path).unwrap();
+        script.flush(&mut text).unwrap();
+        assert_eq!(written(), "var VNC_frame_data = [\n'EOF'];\n");
         let milliseconds = Duration::from_millis;
         script
-            .add(Side::Target, milliseconds(12), b"RFB 003.008\n")
+            .add(&mut text, Side::Target, milliseconds(12), b"RFB 003.008\n")
             .unwrap();
-        script.flush().unwrap();
+        script.flush(&mut text).unwrap();
         let first = "var VNC_frame_data = [\n'{12{RFB 003.008\\n',\n";
-        assert_eq!(text(), format!("{first}'EOF'];\n"));
+        assert_eq!(written(), format!("{first}'EOF'];\n"));
         script
             .add(
+                &mut text,
                 Side::Client,
                 milliseconds(15),
                 b"\0\x01\x1f ~\x7f\x80\xff'\"\\\r\n\t{}",
             )
             .unwrap();
-        script.flush().unwrap();
+        script.flush(&mut text).unwrap();
         let second = r#"'}15}\x00\x01\x1f ~\x7f\x80\xff\'"\\\r\n\t{}',"#;
-        assert_eq!(text(), format!("{first}{second}\n'EOF'];\n"));
+        assert_eq!(written(), format!("{first}{second}\n'EOF'];\n"));
     }
 
     #[test]
@@ -159,7 +194,9 @@ mod tests {
         ];
         for prepare in prepare {
             prepare();
-            Script::create(&path).unwrap().flush().unwrap();
+            let mut text = Text::default();
+            let mut script = Script::create(&path, &mut text).unwrap();
+            script.flush(&mut text).unwrap();
             let metadata = fs::symlink_metadata(&path).unwrap();
             assert!(metadata.is_file() && metadata.nlink() == 1);
             assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
@@ -168,6 +205,6 @@ mod tests {
             fs::remove_file(&path).unwrap();
         }
         fs::create_dir(&path).unwrap();
-        assert!(Script::create(&path).is_err());
+        assert!(Script::create(&path, &mut Text::default()).is_err());
     }
 }
