@@ -335,6 +335,70 @@ fn a_log_file_that_cannot_be_opened_is_one_clear_line() {
     }
 }
 
+/// Checks that a log has all lines of so many sessions, whole ones, and others of which it knows the beginnings.
+fn is_complete(log: &str, sessions: usize) {
+    const OTHERS: [&str; 4] = ["WebSocket server settings:", "  - ", "HUP: ", "In exit"];
+    for line in [
+        "WebSocket connection",
+        "Path: ",
+        "connecting to: ",
+        "Client closed connection",
+    ] {
+        assert_eq!(log.matches(line).count(), sessions, "{line} in {log}");
+    }
+    let (about_sessions, others): (Vec<_>, Vec<_>) = log
+        .lines()
+        .partition(|line| line.starts_with("127.0.0.1 - - ["));
+    assert_eq!(about_sessions.len(), 4 * sessions);
+    for line in others {
+        assert!(OTHERS.iter().any(|start| line.starts_with(start)), "{line}");
+    }
+    assert!(log.ends_with("\nIn exit\n"));
+}
+
+#[test]
+fn no_line_is_lost_or_torn_when_a_file_is_rotated_under_load() {
+    const ROTATIONS: usize = 20;
+    let target = listening_target();
+    let directory = Scratch::new().unwrap();
+    let file = directory.path().join("log");
+    let arguments = ["--log-file", text(&file)];
+    let mut server = Server::with(&[&arguments[..], &[&target.to_string()]].concat());
+    let address = server.address();
+    let (done, sessions) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let old = |number: usize| directory.path().join(format!("log.{number}"));
+    let load = || {
+        while !done.load(Ordering::Relaxed) {
+            short_session(address, &Handshake::default());
+            sessions.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(load);
+        }
+        for number in 0..ROTATIONS {
+            let before = sessions.load(Ordering::Relaxed);
+            wait_until("some sessions", || {
+                (sessions.load(Ordering::Relaxed) > before + 10).then_some(())
+            });
+            fs::rename(&file, old(number)).unwrap();
+            server.signal(Signal::SIGHUP);
+            wait_until("the file to be made anew", || file.exists().then_some(()));
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    stop(&mut server);
+    let mut log = String::new();
+    for path in (0..ROTATIONS).map(old).chain([file.clone()]) {
+        let part = fs::read_to_string(path).unwrap();
+        assert!(part.ends_with('\n'));
+        log += &part;
+    }
+    assert_eq!(log.matches("has been opened anew").count(), ROTATIONS);
+    is_complete(&log, sessions.into_inner());
+}
+
 #[test]
 fn a_file_that_cannot_be_opened_anew_is_kept() {
     let target = listening_target();

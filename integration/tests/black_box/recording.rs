@@ -8,8 +8,8 @@ use std::process::Command;
 use std::thread;
 
 use integration::{
-    Client, Handshake, Scratch, Server, Target, executable, frame, frame_header, hash,
-    in_own_mounts, pattern, run_to_end, small_disk, text, wait_until,
+    Client, Handshake, Scratch, Server, Target, frame, frame_header, hash, in_own_mounts, pattern,
+    run_to_end, small_disk, text, wait_until,
 };
 use nix::sys::signal::Signal;
 
@@ -127,16 +127,11 @@ fn the_number_is_the_connections_and_a_recording_replaces_an_older_one() {
     let directory = Scratch::new().unwrap();
     let file = |number: u32| directory.path().join(format!("rec.{number}"));
     fs::write(file(2), "of another time").unwrap();
-    let mut command = Command::new(executable());
-    command.current_dir(directory.path()).args([
-        "127.0.0.1:0",
-        &target.address().to_string(),
-        "--rec",
-        "rec",
-    ]);
-    let mut server = Server::with_command(command);
-    let line = server.wait_for_line("proxying from ");
-    let address = line.split(' ').nth(5).unwrap().parse().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let launcher = ["env", "--chdir", text(directory.path())];
+    let arguments = ["--rec", "rec", &target.address().to_string()];
+    let mut server = Server::through(&launcher, listener, &arguments);
+    let address = server.address();
     let plain = Client::ask(address, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
     assert_eq!(plain.status(), "405");
     for number in 2..4 {
