@@ -107,7 +107,8 @@ pub struct Args {
     pub auth_source: Option<Secret>,
 
     /// Ask the auth plugin for files as well
-    #[arg(long, action = ArgAction::SetTrue)]
+    // A prefix that was unique in the original.
+    #[arg(long, action = ArgAction::SetTrue, alias = "web-")]
     pub web_auth: bool,
 
     /// Listen on this unix socket; there is no source address then
@@ -123,7 +124,9 @@ pub struct Args {
     pub inetd: bool,
 
     /// What to do when the wrapped program has ended
-    #[arg(long, value_name = "MODE", value_enum, default_value_t = WrapMode::Exit, alias = "wrap")]
+    // Its prefixes were unique in the original.
+    #[arg(long, value_name = "MODE", value_enum, default_value_t = WrapMode::Exit,
+          aliases = ["wr", "wra", "wrap", "wrap-", "wrap-m"])]
     pub wrap_mode: WrapMode,
 
     /// How the wrapped program's port is moved
@@ -369,6 +372,48 @@ mod tests {
         assert_eq!(parse(&["--sy=s"]).syslog, Some("s".into()));
         assert!(parse(&["--le"]).legacy_syslog);
         assert_eq!(parse(&["--re=r"]).record, Some("r".into()));
+    }
+
+    /// The options of the original; their prefixes that are unique among these are in people's scripts.
+    const ORIGINAL: &str = "help verbose traffic record daemon run-once timeout idle-timeout cert key key-password ssl-only ssl-target \
+        verify-client cafile ssl-version ssl-ciphers unix-listen unix-listen-mode unix-target inetd web web-auth wrap-mode \
+        prefer-ipv6 libserver target-config token-plugin token-source host-token auth-plugin auth-source heartbeat log-file \
+        syslog legacy-syslog file-only auto-pong";
+
+    #[test]
+    fn prefixes_that_were_unique_in_the_original_mean_what_they_meant() {
+        let mut command = Args::command();
+        command.build();
+        let names: Vec<&str> = ORIGINAL.split_ascii_whitespace().collect();
+        let is_unique = |prefix: &str| {
+            let meant = names.iter().filter(|name| name.starts_with(prefix));
+            meant.count() == 1 && !names.contains(&prefix)
+        };
+        let options = names.iter().filter_map(|name| {
+            let mut known = command.get_arguments();
+            Some((name, known.find(|option| option.get_long() == Some(name))?))
+        });
+        let mut others = Vec::new();
+        for (name, option) in options {
+            let prefixes = (1..name.len()).map(|length| &name[..length]);
+            for prefix in prefixes.filter(|prefix| is_unique(prefix)) {
+                // With a value too few or too many the error names the option.
+                let value = if option.get_action().takes_values() {
+                    ""
+                } else {
+                    "=x"
+                };
+                let error = Args::try_parse_from(["websockify", &format!("--{prefix}{value}")]);
+                if !error
+                    .unwrap_err()
+                    .to_string()
+                    .contains(&format!("'--{name}"))
+                {
+                    others.push(prefix);
+                }
+            }
+        }
+        assert_eq!(others, [""; 0]);
     }
 
     #[test]
