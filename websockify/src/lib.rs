@@ -19,6 +19,7 @@
 mod addr;
 mod auth;
 pub mod cli;
+mod conduct;
 pub mod config;
 mod connection;
 mod future;
@@ -51,33 +52,23 @@ mod workers;
 mod wrap;
 
 use std::ffi::OsString;
-use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::sys::signal::{SigSet, Signal};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::spawn_blocking;
-use tokio::time::{Instant, sleep_until};
 
+use conduct::conduct;
 use config::{Config, RouteConfig, TargetConfig};
 use connection::Handling;
-use future::or_never;
 use gate::Gate;
 use http::{Files, Site};
 use listener::{Address, Bound};
 use phase::Phase;
 use record::Recorder;
-use signals::{Request, Signals};
+use signals::Signals;
 use tls::Acceptor;
-use wrap::{Order, Wrapped};
-
-/// How long sessions may go on when the wrapped program has ended under `--wrap-mode=exit`.
-const FINISH_LIMIT: Duration = Duration::from_secs(10);
-
-/// How long sessions have to tell their clients of a stop before the wrapped program is told as well.
-const GOODBYE: Duration = Duration::from_millis(200);
+use wrap::Wrapped;
 
 /// Does what a configuration asks for, to the end. Returns the exit status.
 ///
@@ -196,84 +187,6 @@ pub fn run(config: Config) -> Result<u8> {
     }
     tracing::info!("In exit");
     result
-}
-
-/// Runs the program, if there is one, and the service side by side until both have ended, and passes on what signals ask for.
-/// Returns the exit status.
-async fn conduct(
-    signals: &mut Signals,
-    phase: &watch::Sender<Phase>,
-    acceptor: Option<Arc<Acceptor>>,
-    orders: Option<mpsc::Sender<Order>>,
-    program: Option<impl Future<Output = Result<()>>>,
-    program_gone: oneshot::Receiver<u8>,
-    service: impl Future<Output = Result<()>>,
-) -> Result<u8> {
-    let mut program = pin!(or_never(program));
-    let (mut service, mut program_gone) = (pin!(service), pin!(program_gone));
-    let mut status = None;
-    let mut finish_by = None;
-    // What ends the program, and when.
-    let mut end = (Signal::SIGTERM, None);
-    let served = loop {
-        tokio::select! {
-            biased;
-            request = signals.next() => match (request, &orders) {
-                (Request::Stop(signal), orders) => {
-                    end = (signal, end.1.or(Some(Instant::now() + GOODBYE)));
-                    phase.send_replace(Phase::Stopping);
-                    if let Some(orders) = orders {
-                        _ = orders.try_send(Order::Stopping);
-                    }
-                }
-                (Request::Reload, orders) => {
-                    log::reopen();
-                    match &acceptor {
-                        // Decrypting a key takes its time.
-                        Some(acceptor) => {
-                            let acceptor = Arc::clone(acceptor);
-                            drop(spawn_blocking(move || acceptor.reload()));
-                        }
-                        None => tracing::info!("HUP: there is no certificate to read again"),
-                    }
-                    if let Some(orders) = orders {
-                        _ = orders.try_send(Order::Forward(Signal::SIGHUP));
-                    }
-                }
-                // With a full queue the supervisor is busy ending the program.
-                (Request::Program(order), Some(orders)) => _ = orders.try_send(order),
-                (Request::Program(_), None) => {}
-            },
-            // It returns before it is ordered to only when it could not be started.
-            ended = &mut program => return ended.map(|()| 0),
-            Ok(exit_status) = &mut program_gone, if orders.is_some() && status.is_none() && end.1.is_none() => {
-                status = Some(exit_status);
-                phase.send_if_modified(|phase| std::mem::replace(phase, Phase::Finishing.max(*phase)) != *phase);
-                finish_by = Some(Instant::now() + FINISH_LIMIT);
-            }
-            () = or_never(finish_by.map(sleep_until)) => {
-                phase.send_replace(Phase::Stopping);
-                finish_by = None;
-            }
-            () = or_never(end.1.map(sleep_until)), if orders.is_some() => break None,
-            served = &mut service => break Some(served),
-        }
-    };
-    // Nobody takes the order only when there is no program.
-    let end_program = async {
-        match orders {
-            Some(orders) if orders.send(Order::End(end.0)).await.is_ok() => program.await,
-            _ => Ok(()),
-        }
-    };
-    let end_service = async {
-        match served {
-            Some(served) => served,
-            None => service.await,
-        }
-    };
-    let (ended, served) = tokio::join!(end_program, end_service);
-    ended.and(served).map(|()| status.unwrap_or(0))
 }
 
 /// Where clients go, as the settings tell.

@@ -1,0 +1,176 @@
+//! Listening on a unix socket.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, anyhow, bail};
+use nix::errno::Errno;
+use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
+use nix::sys::stat::{Mode, umask};
+
+use super::{Address, BACKLOG, Bound};
+use crate::sys;
+
+/// Listens on the unix socket at `path`, which gets these permission bits.
+pub(super) fn listen(path: &Path, mode: u32) -> Result<Bound> {
+    let cannot = |error: Errno| {
+        anyhow!(
+            "cannot listen on unix socket {}: {}",
+            path.display(),
+            error.desc()
+        )
+    };
+    let failed = |error: io::Error| {
+        anyhow!(
+            "cannot listen on unix socket {}: {}",
+            path.display(),
+            sys::describe(&error)
+        )
+    };
+    let address = UnixAddr::new(path).map_err(cannot)?;
+    remove_stale(path, &address)?;
+    let socket = unix_socket().map_err(cannot)?;
+    // No other thread runs yet, and at no moment is the file more open than it shall be.
+    let before = umask(Mode::from_bits_truncate(!mode & 0o777));
+    let bound = socket::bind(socket.as_raw_fd(), &address);
+    umask(before);
+    bound.map_err(cannot)?;
+    let file = SocketFile::new(path).map_err(failed)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed)?;
+    socket::listen(&socket, Backlog::new(BACKLOG).map_err(cannot)?).map_err(cannot)?;
+    let name = path.display().to_string();
+    Ok(Bound {
+        socket,
+        name,
+        file: Some(file),
+        address: Address::Unix(path.to_owned()),
+    })
+}
+
+fn unix_socket() -> nix::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)
+}
+
+/// Removes a socket file that nobody listens on any more.
+fn remove_stale(path: &Path, address: &UnixAddr) -> Result<()> {
+    let refusal =
+        |reason: &str| anyhow!("cannot listen on unix socket {}: {reason}", path.display());
+    let metadata = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        found => found.map_err(|error| refusal(&sys::describe(&error)))?,
+    };
+    if !metadata.file_type().is_socket() {
+        bail!(refusal(
+            "there is a file of that name which is not a socket; remove it or choose another name"
+        ));
+    }
+    let attempt = unix_socket().and_then(|socket| socket::connect(socket.as_raw_fd(), address));
+    match attempt {
+        // With a full backlog it is "try again".
+        Ok(()) | Err(Errno::EAGAIN) => {
+            bail!(refusal(
+                "another program listens there; stop it or choose another name"
+            ))
+        }
+        Err(Errno::ECONNREFUSED) => {
+            fs::remove_file(path).map_err(|error| refusal(&sys::describe(&error)))
+        }
+        Err(error) => bail!(refusal(error.desc())),
+    }
+}
+
+/// The file of a unix socket that we made; removed when dropped, unless somebody has put another in its place.
+#[derive(Debug)]
+pub(super) struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl SocketFile {
+    fn new(path: &Path) -> io::Result<Self> {
+        let metadata = fs::symlink_metadata(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            device: metadata.dev(),
+            inode: metadata.ino(),
+        })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let ours = fs::symlink_metadata(&self.path)
+            .is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == (self.device, self.inode));
+        if ours && let Err(error) = fs::remove_file(&self.path) {
+            tracing::warn!("cannot remove {}: {error}", self.path.display());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+    use crate::addr::ListenAddr;
+
+    #[test]
+    fn a_stale_socket_is_replaced_and_ours_is_removed_at_the_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        drop(UnixListener::bind(&path).unwrap());
+        let bound = Bound::new(&ListenAddr::Unix {
+            path: path.clone(),
+            mode: 0o620,
+        })
+        .unwrap();
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o620
+        );
+        let second = Bound::new(&ListenAddr::Unix {
+            path: path.clone(),
+            mode: 0o600,
+        })
+        .unwrap_err();
+        assert!(
+            format!("{second:#}").contains("another program listens there"),
+            "{second:#}"
+        );
+        drop(bound);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_file_that_is_no_socket_is_kept() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = Bound::new(&ListenAddr::Unix {
+            path: file.path().to_owned(),
+            mode: 0o600,
+        })
+        .unwrap_err();
+        assert!(format!("{error:#}").contains("not a socket"), "{error:#}");
+        assert!(file.path().exists());
+    }
+
+    #[test]
+    fn a_socket_that_somebody_else_put_there_meanwhile_is_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let bound = Bound::new(&ListenAddr::Unix {
+            path: path.clone(),
+            mode: 0o600,
+        })
+        .unwrap();
+        fs::rename(&path, directory.path().join("moved")).unwrap();
+        let theirs = UnixListener::bind(&path).unwrap();
+        drop(bound);
+        assert!(path.exists());
+        drop(theirs);
+    }
+}
