@@ -10,6 +10,7 @@
 //! With `WEBSOCKIFY_OVER_TLS` in the environment every server has a certificate and every client speaks TLS.
 
 mod client;
+mod daemon;
 mod programs;
 mod server;
 mod system;
@@ -17,6 +18,7 @@ mod target;
 mod tls;
 
 pub use client::{Client, Handshake, Message, close_payload, frame, frame_header};
+pub use daemon::{Daemon, Said, is_alive, pid_in};
 pub use programs::{compile, compile_go};
 pub use server::{Server, executable, run_to_end, session, theirs};
 pub use system::{

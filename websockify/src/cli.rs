@@ -59,6 +59,15 @@ pub struct Args {
     #[arg(long, action = ArgAction::SetTrue)]
     pub legacy_syslog: bool,
 
+    /// Go to the background as soon as the start has worked
+    // A prefix that was unique in the original.
+    #[arg(short = 'D', long, action = ArgAction::SetTrue, alias = "d")]
+    pub daemon: bool,
+
+    /// Write our process number to this file when the start has worked, and remove it at the end
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+
     /// Mark each transfer on stderr: } client in, > target out, { target in, < client out; a dot follows a partial one
     #[arg(long, action = ArgAction::SetTrue)]
     pub traffic: bool,
@@ -69,7 +78,8 @@ pub struct Args {
     pub record: Option<PathBuf>,
 
     /// Take IPv6 addresses of a host name first, of the source and of the target
-    #[arg(short = '6', long, action = ArgAction::SetTrue)]
+    // Prefixes that were unique in the original.
+    #[arg(short = '6', long, action = ArgAction::SetTrue, alias = "p")]
     pub prefer_ipv6: bool,
 
     /// Connect to this unix socket
@@ -351,6 +361,7 @@ mod tests {
 
     #[test]
     fn clusters_prefixes_and_repeats_work() {
+        assert!(parse(&["-vD"]).daemon && parse(&["--d"]).daemon);
         let args = parse(&[
             "-v6v",
             "--heartbeat",

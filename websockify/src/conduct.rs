@@ -23,19 +23,62 @@ const FINISH_LIMIT: Duration = Duration::from_secs(10);
 /// How long sessions have to tell their clients of a stop before the wrapped program is told as well.
 const GOODBYE: Duration = Duration::from_millis(200);
 
-/// Runs the program, if there is one, and the service side by side until both have ended, and passes on what signals ask for.
-/// Returns the exit status.
-pub(crate) async fn conduct(
-    signals: &mut Signals,
-    phase: &watch::Sender<Phase>,
-    acceptor: Option<Arc<Acceptor>>,
-    orders: Option<mpsc::Sender<Order>>,
-    program: Option<impl Future<Output = Result<()>>>,
-    program_gone: oneshot::Receiver<u8>,
-    service: impl Future<Output = Result<()>>,
-) -> Result<u8> {
+/// What is conducted.
+#[derive(Debug)]
+pub(crate) struct Parts<P, B, S> {
+    /// What is asked of us.
+    pub(crate) signals: Signals,
+    /// Tells the service how far it is to be.
+    pub(crate) phase: watch::Sender<Phase>,
+    /// What has certificates that may be read again.
+    pub(crate) acceptor: Option<Arc<Acceptor>>,
+    /// The wrapped program, if there is one.
+    pub(crate) program: Option<Supervised<P>>,
+    /// Ends when both have begun.
+    pub(crate) begin: B,
+    /// The service.
+    pub(crate) service: S,
+}
+
+/// The wrapped program.
+#[derive(Debug)]
+pub(crate) struct Supervised<P> {
+    /// Supervises it to its end.
+    pub(crate) supervision: P,
+    /// What the supervision is told.
+    pub(crate) orders: mpsc::Sender<Order>,
+    /// The exit status, when the program has ended for good.
+    pub(crate) gone: oneshot::Receiver<u8>,
+}
+
+/// Runs program and service until both have ended, and passes on what signals ask for. Returns the exit status.
+pub(crate) async fn conduct<P, B, S>(parts: Parts<P, B, S>) -> Result<u8>
+where
+    P: Future<Output = Result<()>>,
+    B: Future<Output = Result<()>>,
+    S: Future<Output = Result<()>>,
+{
+    let Parts {
+        mut signals,
+        phase,
+        acceptor,
+        program,
+        begin,
+        service,
+    } = parts;
+    let (program, orders, gone) = match program {
+        Some(program) => (
+            Some(program.supervision),
+            Some(program.orders),
+            Some(program.gone),
+        ),
+        None => (None, None, None),
+    };
     let mut program = pin!(or_never(program));
-    let (mut service, mut program_gone) = (pin!(service), pin!(program_gone));
+    let mut gone = pin!(or_never(gone));
+    let mut begin = pin!(begin);
+    let mut service = pin!(service);
+    let mut began = false;
     let mut status = None;
     let mut finish_by = None;
     // What ends the program, and when.
@@ -71,7 +114,11 @@ pub(crate) async fn conduct(
             },
             // It returns before it is ordered to only when it could not be started.
             ended = &mut program => return ended.map(|()| 0),
-            Ok(exit_status) = &mut program_gone, if orders.is_some() && status.is_none() && end.1.is_none() => {
+            done = &mut begin, if !began => {
+                done?;
+                began = true;
+            }
+            Ok(exit_status) = &mut gone, if status.is_none() && end.1.is_none() => {
                 status = Some(exit_status);
                 phase.send_if_modified(|phase| std::mem::replace(phase, Phase::Finishing.max(*phase)) != *phase);
                 finish_by = Some(Instant::now() + FINISH_LIMIT);

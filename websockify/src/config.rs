@@ -44,6 +44,10 @@ pub struct Config {
     pub target_tls: TargetTls,
     /// Where sessions are recorded, as an absolute path without the dot and the number at its end.
     pub record: Option<PathBuf>,
+    /// Whether to go to the background.
+    pub background: bool,
+    /// The file for our process number, as an absolute path.
+    pub pid_file: Option<PathBuf>,
     /// What is to be said of options that do less than their user may think.
     pub warnings: Vec<String>,
     /// What is logged, how and where.
@@ -92,6 +96,8 @@ pub struct WrapConfig {
     pub ready_file: Option<PathBuf>,
     /// The unix socket that it listens on instead of its port, as an absolute path.
     pub unix_target: Option<PathBuf>,
+    /// Whether it gets nothing as standard input, output and error, instead of what we have.
+    pub silent: bool,
 }
 
 /// When the server ends by itself.
@@ -248,6 +254,18 @@ pub enum WayChoice {
     Splice,
 }
 
+impl Config {
+    /// Whether programs are started while we run that belong to the directory of the start.
+    pub(crate) fn starts_plugins(&self) -> bool {
+        let tokens = match &self.route {
+            RouteConfig::Tokens(tokens) => tokens.source.is_program(),
+            RouteConfig::Fixed(_) => false,
+        };
+        let auth = self.door.auth.as_ref();
+        tokens || auth.is_some_and(|auth| auth.authenticator.is_program())
+    }
+}
+
 impl WayChoice {
     fn from_environment() -> Result<Self, UsageError> {
         match std::env::var_os(WAY_VARIABLE) {
@@ -383,6 +401,7 @@ impl TryFrom<Args> for Config {
                         .map(|path| absolute(&path, "--ready-file"))
                         .transpose()?,
                     unix_target,
+                    silent: args.daemon,
                 })
             })
             .transpose()?;
@@ -404,6 +423,11 @@ impl TryFrom<Args> for Config {
             tls,
             target_tls,
             warnings,
+            background: args.daemon,
+            pid_file: args
+                .pid_file
+                .map(|path| absolute(&path, "--pid-file"))
+                .transpose()?,
             limits: Limits {
                 run_once: args.run_once,
                 timeout: some_time(args.timeout),

@@ -22,6 +22,7 @@ pub mod cli;
 mod conduct;
 pub mod config;
 mod connection;
+mod daemon;
 mod future;
 mod gate;
 mod helpers;
@@ -33,6 +34,7 @@ pub mod memory;
 pub mod origin;
 mod outage;
 mod phase;
+mod pid_file;
 mod plugin;
 mod record;
 mod relay;
@@ -41,6 +43,7 @@ mod server;
 mod signals;
 mod sniff;
 mod stamp;
+mod start;
 mod stream;
 mod sys;
 mod target;
@@ -48,6 +51,7 @@ mod terminal;
 mod tls;
 mod token;
 mod websocket;
+mod whole_file;
 mod workers;
 mod wrap;
 
@@ -58,23 +62,47 @@ use anyhow::{Context, Result};
 use nix::sys::signal::{SigSet, Signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use conduct::conduct;
+use conduct::{Parts, Supervised, conduct};
 use config::{Config, RouteConfig, TargetConfig};
 use connection::Handling;
+use daemon::Side;
 use gate::Gate;
 use http::{Files, Site};
 use listener::{Address, Bound};
 use phase::Phase;
 use record::Recorder;
 use signals::Signals;
+use start::Start;
 use tls::Acceptor;
 use wrap::Wrapped;
 
-/// Does what a configuration asks for, to the end. Returns the exit status.
-///
-/// # Errors
-/// What kept it from starting, or ended it; [`exit_status`] tells the status for that.
-pub fn run(config: Config) -> Result<u8> {
+/// Does what a configuration asks for, to the end. Returns the exit status; what kept it from starting, or ended it, is in the log.
+pub fn run(config: Config) -> u8 {
+    // First of all: nothing has been opened yet, and no other thread runs.
+    let side = config.background.then(daemon::fork).transpose();
+    if let Ok(Some(Side::Launcher(status))) = side {
+        return status;
+    }
+    let logged = log::init(&config.log);
+    let mut start = Start::new(&config);
+    let served = side.and_then(|side| {
+        if let Some(Side::Daemon(launcher)) = side {
+            start.is_awaited_by(launcher);
+        }
+        logged?;
+        serve(config, &mut start)
+    });
+    let status = served.unwrap_or_else(|error| {
+        tracing::error!("websockify: error: {error:#}");
+        exit_status(&error)
+    });
+    log::finish();
+    start.end(status);
+    status
+}
+
+/// Starts, serves to the end, and returns the exit status.
+fn serve(config: Config, start: &mut Start) -> Result<u8> {
     let Config {
         listen,
         route,
@@ -87,8 +115,10 @@ pub fn run(config: Config) -> Result<u8> {
         target_tls,
         record,
         warnings,
+        background,
         ..
     } = config;
+    start.check()?;
     for warning in warnings {
         tracing::warn!("warning: {warning}");
     }
@@ -132,16 +162,19 @@ pub fn run(config: Config) -> Result<u8> {
     let destination = describe(&route, wrapped.as_ref());
     let patience = door.patience;
     let status = wrapped.as_ref().map(Wrapped::status);
-    let gate = Arc::new(runtime.block_on(Gate::open(door, route, target_tls, status))?);
+    let gate = Gate::open(door, route, target_tls, status.clone());
+    let gate = Arc::new(runtime.block_on(gate)?);
     let (phase, phases) = watch::channel(Phase::Serving);
+    let reached = phases.clone();
     let result = runtime.block_on(async {
-        let mut signals = Signals::new(wrapped.is_some()).context("cannot take signals")?;
+        let signals = Signals::new(wrapped.is_some()).context("cannot take signals")?;
         // From here on a signal ends us in order; whoever waits for these lines may send one.
         announce(
             &bound,
             &site,
             acceptor.as_deref(),
             recorder.as_ref(),
+            background,
             &destination,
         );
         if session.traffic {
@@ -149,7 +182,6 @@ pub fn run(config: Config) -> Result<u8> {
                 "Traffic: }} from the client, > to the target, {{ from the target, < to the client; a dot: in part"
             );
         }
-        let (gone, program_gone) = oneshot::channel();
         let listener = bound
             .into_listener()
             .context("cannot watch the listening socket")?;
@@ -163,27 +195,36 @@ pub fn run(config: Config) -> Result<u8> {
             phase: phases,
         };
         let service = server::serve(listener, handling, limits);
-        let supervise = |wrapped: Wrapped| {
+        let program = wrapped.map(|wrapped| {
             let (orders, received) = mpsc::channel(8);
-            (orders, wrapped.supervise(received, gone))
+            let (told, gone) = oneshot::channel();
+            Supervised {
+                supervision: wrapped.supervise(received, told),
+                orders,
+                gone,
+            }
+        });
+        let begin = async {
+            if let Some(program) = status {
+                program.begun().await;
+            }
+            start.complete()
         };
-        let (orders, program) = wrapped.map(supervise).unzip();
-        conduct(
-            &mut signals,
-            &phase,
+        conduct(Parts {
+            signals,
+            phase,
             acceptor,
-            orders,
             program,
-            program_gone,
+            begin,
             service,
-        )
+        })
         .await
     });
     runtime.block_on(gate.end());
     // What is left are sessions that had their time, and look-ups that cannot be interrupted.
     runtime.shutdown_background();
     if let Some(recorder) = recorder {
-        recorder.finish(*phase.borrow() == Phase::Stopping);
+        recorder.finish(*reached.borrow() == Phase::Stopping);
     }
     tracing::info!("In exit");
     result
@@ -206,6 +247,7 @@ fn announce(
     site: &Site,
     acceptor: Option<&Acceptor>,
     recorder: Option<&Recorder>,
+    background: bool,
     destination: &str,
 ) {
     tracing::info!("WebSocket server settings:");
@@ -222,6 +264,9 @@ fn announce(
         }
         None => tracing::info!("  - No SSL/TLS support (no cert file)"),
     }
+    if background {
+        tracing::info!("  - Backgrounding (daemon)");
+    }
     if let Some(recorder) = recorder {
         tracing::info!("  - {}", recorder.describe());
     }
@@ -235,7 +280,7 @@ pub fn execute_rebound(old_port: u16, new_port: u16, command: &[OsString]) -> an
     wrap::execute(old_port, new_port, command)
 }
 
-/// The exit status for an error of [`run`] or [`execute_rebound`].
+/// The exit status for an error of [`execute_rebound`], or of what [`run`] does.
 #[must_use]
 pub fn exit_status(error: &anyhow::Error) -> u8 {
     error

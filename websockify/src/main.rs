@@ -18,14 +18,5 @@ fn main() -> ExitCode {
             .error(ErrorKind::ValueValidation, message)
             .exit(),
     };
-    let result = websockify::log::init(&config.log).and_then(|()| websockify::run(config));
-    let status = match result {
-        Ok(status) => status,
-        Err(error) => {
-            tracing::error!("websockify: error: {error:#}");
-            websockify::exit_status(&error)
-        }
-    };
-    websockify::log::finish();
-    ExitCode::from(status)
+    ExitCode::from(websockify::run(config))
 }

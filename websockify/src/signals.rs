@@ -22,6 +22,7 @@ pub(crate) enum Request {
 }
 
 /// The signals that are waited for.
+#[derive(Debug)]
 pub(crate) struct Signals {
     streams: Vec<(Signal, Stream)>,
     on_terminal: bool,

@@ -4,6 +4,7 @@
 
 use std::ffi::CString;
 use std::fmt;
+use std::fs::{self, File};
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpStream};
@@ -261,6 +262,23 @@ pub(crate) fn become_program_of(parent: Pid) -> io::Result<()> {
     Ok(())
 }
 
+/// Closes every descriptor but these.
+///
+/// # Safety
+/// Whatever owns one of the others must never be used or dropped.
+pub(crate) unsafe fn close_all_but(kept: &[RawFd]) -> io::Result<()> {
+    let open: Vec<RawFd> = fs::read_dir("/proc/self/fd")?
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|number| !kept.contains(number))
+        .collect();
+    for number in open {
+        // SAFETY: the caller's; one, of the directory, is closed already.
+        unsafe { libc::close(number) };
+    }
+    Ok(())
+}
+
 /// Has a command start its program as a helper of ours: in a session of its own, so that no key pressed at our terminal reaches
 /// it; with no descriptor but its standard ones and `passed`; with the limit of descriptors that we were started with. The helper
 /// ends when the calling thread does, if not before.
@@ -305,6 +323,22 @@ fn close_at_exec() {
 pub(crate) fn ignore(signal: Signal) -> nix::Result<()> {
     // SAFETY: to ignore a signal runs no handler.
     unsafe { nix::sys::signal::signal(signal, SigHandler::SigIgn) }.map(drop)
+}
+
+/// Standard input, output and error.
+pub(crate) const STANDARD: [RawFd; 3] = [0, 1, 2];
+
+/// Has descriptors of this process stand for nothing from now on, whatever they were: it takes all that is written, and gives
+/// nothing to be read. Only the standard ones are inherited by what is started.
+pub(crate) fn silence(descriptors: impl IntoIterator<Item = RawFd>) -> io::Result<()> {
+    let nothing = File::options().read(true).write(true).open("/dev/null")?;
+    for descriptor in descriptors {
+        let is_standard = STANDARD.contains(&descriptor);
+        let flags = if is_standard { 0 } else { libc::O_CLOEXEC };
+        // SAFETY: whoever owns the descriptor still has one that is open.
+        Errno::result(unsafe { libc::dup3(nothing.as_raw_fd(), descriptor, flags) })?;
+    }
+    Ok(())
 }
 
 /// Whether this process was started with `signal` ignored, as under `nohup`.

@@ -19,6 +19,7 @@
 //! - [`logs`]: the forms of the log, and the log file.
 //! - [`syslog`]: the log of a syslog server.
 //! - [`recording`]: recordings of sessions.
+//! - [`daemon`]: going to the background, and the file with the process number.
 //! - [`lifetime`]: stopping, run-once, timeouts, leaks.
 //! - [`shim`]: the preloaded library itself.
 //! - [`library`]: where the preloaded library comes from.
@@ -31,6 +32,7 @@
 mod auth;
 mod command_line;
 mod compatible;
+mod daemon;
 mod ending;
 mod files;
 mod guard;

@@ -54,6 +54,20 @@ pub enum TokenSourceConfig {
     Python(PythonClass),
 }
 
+impl TokenSourceConfig {
+    /// Whether it is a program that we start.
+    pub(super) fn is_program(&self) -> bool {
+        matches!(self, Self::Exec(_) | Self::Python(_))
+    }
+}
+
+impl AuthenticatorConfig {
+    /// Whether it is a program that we start.
+    pub(super) fn is_program(&self) -> bool {
+        matches!(self, Self::Exec(_) | Self::Python(_))
+    }
+}
+
 /// Who is let in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuthConfig {

@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write as _};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
@@ -46,6 +46,11 @@ static OWN_STDERR: LazyLock<Option<File>> = LazyLock::new(|| {
         .then(open)
         .flatten()
 });
+
+/// The descriptor beside that of stderr that lines are written to, if there is one.
+pub(crate) fn own_descriptor() -> Option<RawFd> {
+    OWN_STDERR.as_ref().map(AsRawFd::as_raw_fd)
+}
 
 /// Whether stderr is a socket, of which each write can be told not to block.
 static IS_SOCKET: LazyLock<bool> = LazyLock::new(|| {

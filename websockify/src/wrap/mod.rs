@@ -22,10 +22,9 @@ mod supervisor;
 
 use std::ffi::OsString;
 use std::fmt;
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -33,15 +32,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use tempfile::NamedTempFile;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::cli::WrapMethod;
 use crate::config::WrapConfig;
-use crate::sys;
+use crate::{sys, whole_file};
 
 use guard::Unattached;
 pub(crate) use inspect::{Obstacle, find, unstartable};
@@ -157,6 +155,10 @@ struct Inner {
     state: watch::Sender<State>,
     /// A client was refused, so the state may be out of date.
     doubt: Notify,
+    /// Whether the program was started at all.
+    begun: AtomicBool,
+    /// For whoever waits for the start: there is news.
+    news: Notify,
     /// Whether a client was connected since the program was last asked for that.
     served: AtomicBool,
 }
@@ -263,6 +265,20 @@ impl Status {
 
     fn set(&self, state: State) {
         self.0.state.send_replace(state);
+        self.0.news.notify_one();
+    }
+
+    /// Notes that the program was started.
+    fn note_begin(&self) {
+        self.0.begun.store(true, Ordering::Relaxed);
+        self.0.news.notify_one();
+    }
+
+    /// Waits until the program was started for the first time. Only one may wait for that and for other news.
+    pub(crate) async fn begun(&self) {
+        while !self.0.begun.load(Ordering::Relaxed) {
+            self.0.news.notified().await;
+        }
     }
 
     /// Whether a client waits for the program.
@@ -319,9 +335,11 @@ impl Wrapped {
             timeout: config.timeout,
             state: watch::Sender::new(State::Starting),
             doubt: Notify::new(),
+            begun: AtomicBool::new(false),
+            news: Notify::new(),
             served: AtomicBool::new(false),
         }));
-        let guard = Unattached::new(&config.command, &method)?;
+        let guard = Unattached::new(&config, &method)?;
         let program = Program {
             config,
             method,
@@ -406,7 +424,7 @@ impl ReadyFile {
             listen,
             content: None,
         };
-        file.new_beside().map_err(|error| file.failure(&error))?;
+        whole_file::beside(&file.path).map_err(|error| whole_file::failure(&file.path, error))?;
         Ok(file)
     }
 
@@ -415,11 +433,11 @@ impl ReadyFile {
         let content =
             serde_json::json!({ "listen": self.listen, "target": target, "pid": pid.as_raw() });
         let content = format!("{content}\n");
-        let written = self.new_beside().and_then(|mut file| {
+        let written = whole_file::beside(&self.path).and_then(|mut file| {
             file.write_all(content.as_bytes())?;
             file.persist(&self.path).map_err(|error| error.error)
         });
-        written.map_err(|error| self.failure(&error))?;
+        written.map_err(|error| whole_file::failure(&self.path, error))?;
         self.content = Some(content);
         Ok(())
     }
@@ -437,24 +455,6 @@ impl ReadyFile {
                 sys::describe(&error)
             );
         }
-    }
-
-    /// A new file in the same directory that everybody may read.
-    fn new_beside(&self) -> io::Result<NamedTempFile> {
-        let directory = self.path.parent().unwrap_or(Path::new("/"));
-        tempfile::Builder::new()
-            .permissions(Permissions::from_mode(0o644))
-            .tempfile_in(directory)
-    }
-
-    fn failure(&self, error: &io::Error) -> anyhow::Error {
-        // The name of a temporary file, which the error tells as well, would only confuse.
-        let reason = io::Error::from(error.kind());
-        anyhow!(
-            "cannot write {}: {}",
-            self.path.display(),
-            sys::describe(&reason)
-        )
     }
 }
 

@@ -162,6 +162,7 @@ impl Supervisor {
         match (change, &mut self.stage) {
             (Change::Started(leader), _) => {
                 self.began = true;
+                self.program.status.note_begin();
                 self.stage = Stage::Running(Run::new(leader));
                 if let Err(error) = self.guard.supervise() {
                     tracing::error!("cannot answer the program's filter: {error}");

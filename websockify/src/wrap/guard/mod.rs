@@ -13,7 +13,6 @@
 
 mod process;
 
-use std::ffi::OsString;
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd};
@@ -34,6 +33,7 @@ use tokio::net::UnixDatagram;
 use super::child::Change;
 use super::redirect::Rule;
 use super::{Method, proc, seccomp};
+use crate::config::WrapConfig;
 use crate::helpers;
 use process::Guard;
 
@@ -106,16 +106,16 @@ pub(super) struct Unattached {
 }
 
 impl Unattached {
-    /// Forks a guard that will start `command`, moved by `method`. No other thread may run.
-    pub(super) fn new(command: &[OsString], method: &Method) -> Result<Self> {
+    /// Forks a guard that will start the program, moved by `method`. No other thread may run.
+    pub(super) fn new(config: &WrapConfig, method: &Method) -> Result<Self> {
         ensure!(
             proc::is_ours(),
             "cannot wrap a program: /proc shows the processes of another namespace; mount it anew (unshare --mount-proc)"
         );
-        Self::fork(command, method).context("cannot start the process that guards the program")
+        Self::fork(config, method).context("cannot start the process that guards the program")
     }
 
-    fn fork(command: &[OsString], method: &Method) -> Result<Self> {
+    fn fork(config: &WrapConfig, method: &Method) -> Result<Self> {
         let strangers = proc::descendants(Pid::this());
         let (ours, theirs) = socketpair(
             AddressFamily::Unix,
@@ -146,7 +146,7 @@ impl Unattached {
                 strangers,
             }),
             ForkResult::Child => {
-                let guard = || Guard::new(theirs, command.to_vec(), rule, asked)?.run();
+                let guard = || Guard::new(theirs, config, rule, asked)?.run();
                 let done = catch_unwind(AssertUnwindSafe(guard)).is_ok_and(|result| result.is_ok());
                 // SAFETY: nothing of the parent's is to be run, flushed or dropped here.
                 unsafe { libc::_exit(i32::from(!done)) }

@@ -1,7 +1,6 @@
 //! The guard itself: what runs in the process between the bridge and the program.
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -22,7 +21,7 @@ use super::super::redirect::Rule;
 use super::super::seccomp::Filter;
 use super::super::{preload, proc};
 use super::Event;
-use crate::config::KEY_PASSWORD_VARIABLE;
+use crate::config::{KEY_PASSWORD_VARIABLE, WrapConfig};
 use crate::sys;
 
 /// The guard's name in `ps`, instead of ours.
@@ -46,7 +45,7 @@ pub(super) struct Guard {
 impl Guard {
     pub(super) fn new(
         channel: OwnedFd,
-        command: Vec<OsString>,
+        config: &WrapConfig,
         rule: Option<Rule>,
         filter: Option<(Filter, UnixStream)>,
     ) -> io::Result<Self> {
@@ -63,7 +62,11 @@ impl Guard {
             .into_iter()
             .chain(filter.iter().map(|(_, channel)| channel.as_raw_fd()))
             .collect();
-        close_all_but(&kept)?;
+        // SAFETY: what owns the others in this copy of our memory is never used or dropped here.
+        unsafe { sys::close_all_but(&kept) }?;
+        if config.silent {
+            sys::silence(sys::STANDARD)?;
+        }
         let mut awaited = SigSet::empty();
         awaited.add(Signal::SIGCHLD);
         Ok(Self {
@@ -72,7 +75,7 @@ impl Guard {
                 &awaited,
                 SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK,
             )?,
-            command,
+            command: config.command.clone(),
             rule,
             filter,
         })
@@ -189,20 +192,6 @@ impl Guard {
         while self.changes.read_signal()?.is_some() {}
         Ok(())
     }
-}
-
-/// Closes every descriptor but these.
-fn close_all_but(kept: &[RawFd]) -> io::Result<()> {
-    let open: Vec<RawFd> = fs::read_dir("/proc/self/fd")?
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|number| !kept.contains(number))
-        .collect();
-    for number in open {
-        // SAFETY: what owns these in the copy of our memory is never used or dropped here; one, of the directory, is closed already.
-        unsafe { libc::close(number) };
-    }
-    Ok(())
 }
 
 /// Takes another name than the bridge, so that whoever looks for that, or kills it by name, finds one process: `ps` and

@@ -1,0 +1,131 @@
+//! The file that tells the number of this process (`--pid-file`).
+//!
+//! It is locked for as long as the process lives, however that ends: so a file that is left over is told from that of another
+//! websockify, whichever process has got the number meanwhile.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process;
+
+use anyhow::{Result, anyhow, bail};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::{sys, whole_file};
+
+/// Our number in a file, which goes when this is dropped.
+#[derive(Debug)]
+pub(crate) struct PidFile {
+    path: PathBuf,
+    file: Flock<File>,
+}
+
+/// The longest file that is looked at, in bytes; a number is no longer.
+const LONGEST: u64 = 16;
+
+impl PidFile {
+    /// Checks that no other websockify has this file, so that nothing is done that could disturb it.
+    ///
+    /// # Errors
+    /// Another one has it, or it is something else.
+    pub(crate) fn check(path: &Path) -> Result<()> {
+        let name = path.display();
+        let opened = File::options()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(path);
+        let mut file = match opened {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            opened => opened.map_err(|error| anyhow!("{name}: {}", sys::describe(&error)))?,
+        };
+        if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+            bail!("{name} is no regular file, and not replaced by --pid-file");
+        }
+        let mut number = String::new();
+        // What is no number is not shown.
+        _ = (&mut file).take(LONGEST).read_to_string(&mut number);
+        match Flock::lock(file, FlockArg::LockSharedNonblock) {
+            Err((_, Errno::EWOULDBLOCK)) => bail!(
+                "another websockify runs that has --pid-file {name}, process {}; end that first",
+                number.trim().parse().unwrap_or(0)
+            ),
+            // Where files cannot be locked nobody has done so.
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes it, at once or not at all.
+    ///
+    /// # Errors
+    /// It cannot be written, or another websockify has it.
+    pub(crate) fn write(path: PathBuf) -> Result<Self> {
+        Self::check(&path)?;
+        let write = || -> io::Result<Flock<File>> {
+            let mut file = whole_file::beside(&path)?;
+            writeln!(file, "{}", process::id())?;
+            let locked = Flock::lock(file.reopen()?, FlockArg::LockExclusiveNonblock);
+            file.persist(&path).map_err(|error| error.error)?;
+            locked.map_err(|(_, error)| error.into())
+        };
+        match write() {
+            Ok(file) => Ok(Self { path, file }),
+            Err(error) => Err(whole_file::failure(&path, error)),
+        }
+    }
+}
+
+impl Drop for PidFile {
+    /// Removes it, unless somebody else has put another in its place. Where we may not, as after `--user`, it is emptied: nobody
+    /// shall end what gets our number.
+    fn drop(&mut self) {
+        let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+        let ours = self.file.metadata().map(identity);
+        let there = fs::symlink_metadata(&self.path).map(identity);
+        if !matches!((ours, there), (Ok(ours), Ok(there)) if ours == there) {
+            return;
+        }
+        if fs::remove_file(&self.path).is_err()
+            && let Err(error) = self.file.set_len(0)
+        {
+            let path = self.path.display();
+            tracing::warn!("cannot remove {path}: {}", sys::describe(&error));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_holds_our_number_while_it_is_ours() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pid");
+        // Left over, of a process that exists.
+        fs::write(&path, "1\n").unwrap();
+        let file = PidFile::write(path.clone()).unwrap();
+        let number = process::id();
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{number}\n"));
+        let refused = PidFile::write(path.clone()).unwrap_err().to_string();
+        assert!(refused.contains(&format!("process {number};")), "{refused}");
+        drop(file);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_others_put_in_its_place_is_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pid");
+        let file = PidFile::write(path.clone()).unwrap();
+        fs::remove_file(&path).unwrap();
+        let theirs = PidFile::write(path.clone()).unwrap();
+        drop(file);
+        assert!(path.exists());
+        drop(theirs);
+        fs::create_dir(&path).unwrap();
+        let refused = PidFile::write(path.clone()).unwrap_err().to_string();
+        assert!(refused.contains("is no regular file"), "{refused}");
+    }
+}
