@@ -18,6 +18,7 @@ use crate::origin::AllowedOrigins;
 use crate::secret::Secret;
 use crate::tls::Ciphers;
 
+pub(crate) use access::text_of;
 pub use access::{AuthConfig, AuthenticatorConfig, PythonClass, TokenConfig, TokenSourceConfig};
 pub use log::{LogConfig, SyslogConfig, SyslogServer};
 

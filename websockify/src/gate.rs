@@ -146,6 +146,19 @@ impl Gate {
         })
     }
 
+    /// Reads the files again that were read, which may take a while; what came of that is in the log. Returns whether there are any.
+    pub(crate) fn reload(&self) -> bool {
+        let guard = self
+            .guard
+            .as_ref()
+            .is_some_and(|guard| guard.authenticator.reload());
+        let tokens = match &self.route {
+            Route::Tokens(tokens) => tokens.source.reload(),
+            Route::Fixed(_) => false,
+        };
+        guard || tokens
+    }
+
     /// Ends what was started to be asked, in a moment.
     pub(crate) async fn end(&self) {
         if let Some(guard) = &self.guard {

@@ -3,11 +3,15 @@
 //! Everything but the right ones is answered by 401, so that a browser asks again; the original answers 403 when there is a header
 //! that it cannot read.
 
+use std::path::PathBuf;
+use std::sync::{PoisonError, RwLock};
+
 use anyhow::{Context, Result};
 
 use super::credentials::Credentials;
 use super::keyed::{Digest, Key};
 use super::{Denied, Refused, Visitor};
+use crate::config::text_of;
 use crate::secret::Secret;
 
 /// Lets in who knows the name and the password.
@@ -15,24 +19,45 @@ use crate::secret::Secret;
 pub(crate) struct Basic {
     key: Key,
     /// Of `name:password`, in each encoding that a client may use.
-    expected: Vec<Digest>,
+    expected: RwLock<Vec<Digest>>,
+    /// The file that has them.
+    file: Option<PathBuf>,
 }
 
 impl Basic {
-    /// With `name:password`.
+    /// With `name:password`, and the file that it comes from, if it does.
     ///
     /// # Errors
     /// It has no colon, or the byte 0.
-    pub(crate) fn new(source: &Secret) -> Result<Self> {
-        let credentials = Credentials::from_pair(source.expose().to_vec())
-            .context("the --auth-source has to be user:password")?;
+    pub(crate) fn new(pair: &Secret, file: Option<PathBuf>) -> Result<Self> {
         let key = Key::random()?;
-        let other = credentials.in_other_encoding();
-        let encodings = [Some(credentials), other].into_iter().flatten();
         Ok(Self {
-            expected: encodings.map(|one| key.digest(one.pair())).collect(),
+            expected: RwLock::new(expected(&key, pair)?),
             key,
+            file,
         })
+    }
+
+    /// Reads the file again, if there is one. Returns whether there is.
+    pub(crate) fn reload(&self) -> bool {
+        let Some(file) = &self.file else {
+            return false;
+        };
+        let name = file.display();
+        let make = |pair| expected(&self.key, &pair).with_context(|| name.to_string());
+        match text_of(file).and_then(make) {
+            Ok(new) => {
+                *self
+                    .expected
+                    .write()
+                    .unwrap_or_else(PoisonError::into_inner) = new;
+                tracing::info!("User and password read again: {name}");
+            }
+            Err(error) => {
+                tracing::error!("user and password stay what they were: {error:#}");
+            }
+        }
+        true
     }
 
     /// Lets them in or not.
@@ -48,8 +73,18 @@ impl Basic {
     fn expects(&self, given: &Credentials) -> bool {
         let given = self.key.digest(given.pair());
         let compare = |found, expected: &Digest| found | given.is(expected);
-        self.expected.iter().fold(false, compare)
+        let expected = self.expected.read().unwrap_or_else(PoisonError::into_inner);
+        expected.iter().fold(false, compare)
     }
+}
+
+/// The digests of `name:password` in each encoding.
+fn expected(key: &Key, pair: &Secret) -> Result<Vec<Digest>> {
+    let credentials = Credentials::from_pair(pair.expose().to_vec())
+        .context("the --auth-source has to be user:password")?;
+    let other = credentials.in_other_encoding();
+    let encodings = [Some(credentials), other].into_iter().flatten();
+    Ok(encodings.map(|one| key.digest(one.pair())).collect())
 }
 
 #[cfg(test)]
@@ -61,7 +96,17 @@ mod tests {
     use crate::listener::Peer;
 
     fn basic(source: &[u8]) -> Basic {
-        Basic::new(&Secret::from(source.to_vec())).unwrap()
+        Basic::new(&Secret::from(source.to_vec()), None).unwrap()
+    }
+
+    /// All that is kept of a name and a password.
+    fn digests(source: &[u8]) -> Vec<Digest> {
+        let Basic {
+            key: _,
+            expected,
+            file: _,
+        } = basic(source);
+        expected.into_inner().unwrap()
     }
 
     fn answer(basic: &Basic, headers: &HeaderMap) -> Result<(), Denied> {
@@ -136,16 +181,16 @@ mod tests {
     /// length, of which all are looked at, and nothing else is kept.
     #[test]
     fn only_digests_are_kept_and_compared() {
-        let Basic { key: _, expected } = basic(b"a:b");
+        let expected = digests(b"a:b");
         assert_eq!((expected.len(), size_of_val(&expected[0])), (1, 32));
-        let Basic { key: _, expected } = basic("alice:a much longer pässword".as_bytes());
+        let expected = digests("alice:a much longer pässword".as_bytes());
         assert_eq!((expected.len(), size_of_val(&expected[0])), (2, 32));
     }
 
     #[test]
     fn a_source_without_a_colon_is_refused_and_not_shown() {
         for source in [&b"hunter2"[..], b"", b"hunter2\0:"] {
-            let error = Basic::new(&Secret::from(source.to_vec())).unwrap_err();
+            let error = Basic::new(&Secret::from(source.to_vec()), None).unwrap_err();
             let text = format!("{error:#} {error:?}");
             assert!(
                 text.contains("user:password") && !text.contains("hunter2"),

@@ -104,7 +104,7 @@ impl Authenticator {
     /// It cannot work, and why.
     pub(crate) async fn open(config: AuthenticatorConfig, python: Option<&Plugin>) -> Result<Self> {
         Ok(match config {
-            AuthenticatorConfig::Basic(source) => Self::Basic(Basic::new(&source)?),
+            AuthenticatorConfig::Basic { pair, file } => Self::Basic(Basic::new(&pair, file)?),
             AuthenticatorConfig::Origin(source) => Self::Origin(ExpectedOrigin::new(&source)),
             AuthenticatorConfig::CommonName(source) => Self::CommonName(CommonNames::new(&source)),
             AuthenticatorConfig::Htpasswd(source) => Self::Htpasswd(Htpasswd::new(source)?),
@@ -115,6 +115,18 @@ impl Authenticator {
                 Self::Python(python.cloned().context("Python does not run")?)
             }
         })
+    }
+
+    /// Reads its file again, and says in the log what came of it. Returns whether it has one.
+    pub(crate) fn reload(&self) -> bool {
+        match self {
+            Self::Basic(basic) => basic.reload(),
+            Self::Htpasswd(htpasswd) => {
+                htpasswd.reload();
+                true
+            }
+            Self::Origin(_) | Self::CommonName(_) | Self::Plugin(_) => false,
+        }
     }
 
     /// Ends what was started for it.

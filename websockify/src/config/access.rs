@@ -82,8 +82,13 @@ pub struct AuthConfig {
 /// What knows who is let in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AuthenticatorConfig {
-    /// `user:password`.
-    Basic(Secret),
+    /// A name and a password.
+    Basic {
+        /// `user:password`.
+        pair: Secret,
+        /// The file that has it, by its absolute path, if it comes from one.
+        file: Option<PathBuf>,
+    },
     /// A file of lines `user:hash`, by its absolute path.
     Htpasswd(PathBuf),
     /// Origins of pages, with blanks between them.
@@ -213,9 +218,12 @@ pub(super) fn auth(args: &Args) -> Result<Option<AuthConfig>, UsageError> {
             .map_err(|_| UsageError("--auth-source is not UTF-8".to_owned()))
     };
     let authenticator = match name {
-        "BasicHTTPAuth" => AuthenticatorConfig::Basic(needed(
-            "the user and password: user:password, or @FILE with them",
-        )?),
+        "BasicHTTPAuth" => AuthenticatorConfig::Basic {
+            pair: needed("the user and password: user:password, or @FILE with them")?,
+            file: (args.auth_source.as_ref().and_then(file_of))
+                .map(|file| absolute(file, "--auth-source"))
+                .transpose()?,
+        },
         "HtpasswdFile" => AuthenticatorConfig::Htpasswd(absolute(
             as_path(&needed("the file that htpasswd -B has made")?),
             "--auth-source",
@@ -254,18 +262,32 @@ pub(super) fn auth(args: &Args) -> Result<Option<AuthConfig>, UsageError> {
 
 /// What an option gives: itself, or what is in the file that follows an `@`, without the end of its last line.
 fn given(source: Option<&Secret>, option: &str) -> Result<Option<Secret>, UsageError> {
-    let Some(file) = source.and_then(|source| source.expose().strip_prefix(b"@")) else {
+    let Some(file) = source.and_then(file_of) else {
         return Ok(source.cloned());
     };
-    let file = Path::new(OsStr::from_bytes(file));
-    let mut text = input::read(file).map_err(|error| UsageError(format!("{option}: {error:#}")))?;
+    let text = text_of(file).map_err(|error| UsageError(format!("{option}: {error:#}")))?;
+    Ok(Some(text))
+}
+
+/// The file that is named by what an option gives, `@FILE`.
+fn file_of(source: &Secret) -> Option<&Path> {
+    let file = source.expose().strip_prefix(b"@")?;
+    Some(Path::new(OsStr::from_bytes(file)))
+}
+
+/// What is in such a file, without the end of its last line.
+///
+/// # Errors
+/// Says which file cannot be read, and why.
+pub(crate) fn text_of(file: &Path) -> anyhow::Result<Secret> {
+    let mut text = input::read(file)?;
     if text.last() == Some(&b'\n') {
         text.pop();
         if text.last() == Some(&b'\r') {
             text.pop();
         }
     }
-    Ok(Some(Secret::from(text)))
+    Ok(Secret::from(text))
 }
 
 fn as_path(source: &Secret) -> &Path {

@@ -70,6 +70,31 @@ impl Lines {
         })))
     }
 
+    /// Reads the file or directory again, also if it is to be read once otherwise.
+    pub(crate) fn reload(&self) {
+        let Inner { path, once, .. } = &*self.0;
+        // Nothing comes out of a pipe twice.
+        let read = Read::from(path, false);
+        let name = path.display();
+        let put = |read| *self.0.read.lock().unwrap_or_else(PoisonError::into_inner) = read;
+        match (read, once) {
+            (Ok(read), _) => {
+                let count = read.targets.len();
+                put(Some(read));
+                tracing::info!("Tokens read again: '{name}' has {count}");
+            }
+            (Err(error), true) => {
+                let why = sys::describe(&error);
+                tracing::error!("the tokens stay what they were, '{name}' cannot be read: {why}");
+            }
+            (Err(error), false) => {
+                put(None);
+                let why = sys::describe(&error);
+                tracing::error!("cannot read '{name}', no token is known until that works: {why}");
+            }
+        }
+    }
+
     /// What the last line for this token says.
     pub(crate) async fn look_up(&self, token: &Token) -> Result<Option<Destination>, Unavailable> {
         if let Some(found) = self.0.look_up_at_once(token) {

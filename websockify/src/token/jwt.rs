@@ -87,30 +87,42 @@ impl JwtSource {
         }
     }
 
+    /// Reads the key again, unless it comes from a pipe.
+    pub(crate) fn reload(&self) {
+        let name = self.path.display();
+        if !self.is_file {
+            return tracing::info!("the key of tokens stays what it was: {name} is no file");
+        }
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(Unavailable(reason)) = self.look_again(&mut read, true) {
+            tracing::error!("{reason}; no token is let in until that works");
+        }
+    }
+
     /// The key as it is now.
     fn key(&self) -> Result<Arc<Key>, Unavailable> {
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         if self.is_file {
-            self.look_again(&mut read)?;
+            self.look_again(&mut read, false)?;
         }
         Ok(Arc::clone(&read.key))
     }
 
-    /// Reads the file again if it may have changed.
-    fn look_again(&self, read: &mut Read) -> Result<(), Unavailable> {
+    /// Reads the file again if it may have changed, or `always`.
+    fn look_again(&self, read: &mut Read, always: bool) -> Result<(), Unavailable> {
         let name = self.path.display();
         let now = SystemTime::now();
         let stamp = Stamp::of(&self.path).map_err(|error| {
             Unavailable(format!("cannot read {name}: {}", sys::describe(&error)))
         })?;
-        if read.settled && stamp == read.stamp {
+        if !always && read.settled && stamp == read.stamp {
             return Ok(());
         }
         let content = input::read(&self.path).map_err(|error| Unavailable(format!("{error:#}")))?;
         let content = Secret::from(content);
         read.settled = stamp.is_settled(now);
         read.stamp = stamp;
-        if content == read.content {
+        if !always && content == read.content {
             return Ok(());
         }
         match Key::read(content.expose()) {

@@ -229,6 +229,20 @@ impl TokenSource {
         })
     }
 
+    /// Reads its file again, and says in the log what came of it. Returns whether it has one that it keeps in memory.
+    pub(crate) fn reload(&self) -> bool {
+        match self {
+            Self::Lines(lines) => lines.reload(),
+            Self::Jwt(source) => source.reload(),
+            Self::Files(_)
+            | Self::Sockets(_)
+            | Self::Plugin(_)
+            | Self::Api(_)
+            | Self::Redis(_) => return false,
+        }
+        true
+    }
+
     /// Ends what was started for it.
     pub(crate) async fn end(&self) {
         if let Self::Plugin(plugin) = self {

@@ -81,6 +81,14 @@ impl Htpasswd {
         })
     }
 
+    /// Reads the file again.
+    pub(crate) fn reload(&self) {
+        let mut read = lock(&self.source.read);
+        // It says what came of it, whether that is news or not.
+        read.lost = false;
+        self.source.read_again(&mut read, true);
+    }
+
     /// Lets them in or not.
     pub(crate) async fn authenticate(&self, visitor: &Visitor<'_>) -> Result<(), Denied> {
         let refused = Err(Denied::Refused(Refused::unauthorized()));
@@ -119,12 +127,23 @@ impl Source {
     fn current(&self) -> Arc<Known> {
         let mut read = lock(&self.read);
         if !read.is_current(&self.file) {
-            match Read::from(&self.file, &self.key, Some(&read)) {
-                Ok(new) => *read = new,
-                Err(error) => read.lose(&self.file, &error),
-            }
+            self.read_again(&mut read, false);
         }
         Arc::clone(&read.known)
+    }
+
+    /// Reads the file, and says so if that is news, or `always`.
+    fn read_again(&self, read: &mut Read, always: bool) {
+        match Read::from(&self.file, &self.key, Some(read)) {
+            Ok(new) => {
+                if always || read.lost || !new.content.is(&read.content) {
+                    let (name, count) = (self.file.display(), new.known.users.count());
+                    tracing::info!("'{name}' read again: {count} who can log in");
+                }
+                *read = new;
+            }
+            Err(error) => read.lose(&self.file, &error),
+        }
     }
 }
 
@@ -144,10 +163,8 @@ impl Read {
             Some(before) => Arc::clone(&before.known),
             None => Arc::new(Known::from(file, &text)),
         };
-        let (name, count) = (file.display(), known.users.count());
-        if before.is_some_and(|before| before.lost || same.is_none()) {
-            tracing::info!("'{name}' read again: {count} who can log in");
-        } else if count == 0 && same.is_none() {
+        if before.is_none() && known.users.count() == 0 {
+            let name = file.display();
             tracing::warn!("warning: nobody can log in with what is in '{name}'");
         }
         Ok(Self {
