@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -129,7 +129,32 @@ impl Server {
     /// Starts it by a command that says where it listens; its address is not known then.
     pub fn with_command(mut command: Command) -> Self {
         command.stdin(Stdio::null());
-        Self::start(command, SocketAddr::from(([127, 0, 0, 1], 0)))
+        Self::start(command, UNKNOWN)
+    }
+
+    /// Starts it as systemd does, with one or two sockets and these variables, of which `LISTEN_FDS` and `LISTEN_PID` need not be
+    /// given. Its address is not known then.
+    pub fn activated(
+        sockets: Vec<OwnedFd>,
+        variables: &[(&str, &str)],
+        arguments: &[&str],
+    ) -> Self {
+        let script = match sockets.len() {
+            1 => "exec 3<&0 </dev/null; LISTEN_PID=$$ exec \"$0\" \"$@\"",
+            2 => "exec 3<&0 4<&1 </dev/null >/dev/null; LISTEN_PID=$$ exec \"$0\" \"$@\"",
+            _ => panic!("one or two sockets"),
+        };
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", script])
+            .arg(executable())
+            .args(arguments)
+            .env("LISTEN_FDS", sockets.len().to_string())
+            .envs(variables.iter().copied());
+        let mut sockets = sockets.into_iter();
+        command.stdin(sockets.next().map_or(Stdio::null(), Stdio::from));
+        let output = sockets.next().map_or(Stdio::null(), Stdio::from);
+        Self::start_with(command.stdout(output), UNKNOWN)
     }
 
     /// Starts it with arguments of which the first is the source address with port 0, and reads the port that it got.
@@ -152,8 +177,11 @@ impl Server {
     }
 
     fn start(mut command: Command, address: SocketAddr) -> Self {
+        Self::start_with(command.stdout(Stdio::null()), address)
+    }
+
+    fn start_with(command: &mut Command, address: SocketAddr) -> Self {
         let mut child = command
-            .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .expect("the program starts");
@@ -277,6 +305,9 @@ impl Drop for Server {
         }
     }
 }
+
+/// An address that is not known.
+const UNKNOWN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// A socket that listens on a free port of 127.0.0.1.
 fn listener() -> TcpListener {

@@ -90,8 +90,10 @@ pub enum ListenAddr {
         /// Its permission bits.
         mode: u32,
     },
-    /// On the listening socket that was handed over as standard input.
+    /// On the socket that was handed over as standard input, or for the one client that is connected to it.
     Inherited,
+    /// On the sockets that systemd has handed over, of which there is at least one, with these names.
+    Activated(Vec<String>),
 }
 
 #[cfg(test)]

@@ -236,6 +236,10 @@ pub struct Args {
     #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = parse_seconds)]
     pub idle_timeout: Duration,
 
+    /// On TERM or INT let sessions finish first, for up to so long; another signal ends them
+    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = parse_seconds)]
+    pub drain: Duration,
+
     /// Ping each client this often, and drop one that answers none for two intervals; 0 is never
     #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = parse_seconds)]
     pub heartbeat: Duration,

@@ -110,6 +110,8 @@ pub struct Limits {
     pub timeout: Option<Duration>,
     /// After so long without a connection.
     pub idle_timeout: Option<Duration>,
+    /// How long sessions may go on when a signal asks for the end.
+    pub drain: Duration,
 }
 
 /// Who may become a session.
@@ -281,14 +283,45 @@ impl WayChoice {
     }
 }
 
+/// The names of the sockets that systemd has handed over to this process (sd_listen_fds(3)), if it has.
+fn activated_sockets() -> Result<Vec<String>, UsageError> {
+    let variable = |name: &str| std::env::var(name).ok();
+    let ours = std::process::id().to_string();
+    let Some(count) = variable("LISTEN_FDS").filter(|_| variable("LISTEN_PID") == Some(ours))
+    else {
+        return Ok(Vec::new());
+    };
+    let count: u16 = count.parse().map_err(|_| {
+        UsageError(format!(
+            "LISTEN_FDS='{count}' in the environment is not a number of sockets"
+        ))
+    })?;
+    let names = variable("LISTEN_FDNAMES").unwrap_or_default();
+    let mut names = names.split(':').filter(|name| !name.is_empty());
+    let name = || names.next().unwrap_or("unknown").to_owned();
+    Ok(std::iter::repeat_with(name).take(count.into()).collect())
+}
+
 /// How long a look-up may take unless an option says so.
 const LOOK_UP_LIMIT: Duration = Duration::from_secs(5);
 
 /// The certificate that is taken if it is there.
 const DEFAULT_CERTIFICATE: &str = "self.pem";
 
-/// The variable with the password of the key; the wrapped program does not inherit it.
-pub(crate) const KEY_PASSWORD_VARIABLE: &str = "WEBSOCKIFY_KEY_PASSWORD";
+/// The variable with the password of the key.
+const KEY_PASSWORD_VARIABLE: &str = "WEBSOCKIFY_KEY_PASSWORD";
+
+/// The variables that are for us alone: what we start does not inherit them.
+pub(crate) const OWN_VARIABLES: [&str; 8] = [
+    KEY_PASSWORD_VARIABLE,
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LISTEN_PIDFDID",
+    "LISTEN_FDNAMES",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+];
 
 /// The variable of [`WayChoice`].
 const WAY_VARIABLE: &str = "WEBSOCKIFY_RELAY";
@@ -312,6 +345,7 @@ impl TryFrom<Args> for Config {
             );
         }
         let target_tls = target_tls(&args, tokens.is_some())?;
+        let activated = activated_sockets()?;
         let mut addresses = args.addresses.iter();
         let listen = match (args.unix_listen, args.inetd) {
             (Some(_), true) => {
@@ -319,11 +353,17 @@ impl TryFrom<Args> for Config {
                     "--unix-listen and --inetd both say where to listen; give one of them",
                 );
             }
+            (Some(_), false) if !activated.is_empty() => {
+                return usage(
+                    "systemd has handed over sockets to listen on; leave out --unix-listen",
+                );
+            }
             (Some(path), false) => ListenAddr::Unix {
                 path: absolute(&path, "--unix-listen")?,
                 mode: args.unix_listen_mode,
             },
             (None, true) => ListenAddr::Inherited,
+            (None, false) if !activated.is_empty() => ListenAddr::Activated(activated),
             (None, false) => {
                 let text = addresses.next().ok_or_else(too_few)?;
                 let address = HostPort::parse_source(text).map_err(|_| {
@@ -336,12 +376,21 @@ impl TryFrom<Args> for Config {
             }
         };
 
+        let wrapped = !args.command.is_empty();
+        let takes_target = tokens.is_none() && args.unix_target.is_none() && !wrapped;
+        if let ListenAddr::Activated(_) = listen
+            && args.addresses.len() > usize::from(takes_target)
+        {
+            return usage(&format!(
+                "systemd has handed over sockets to listen on; leave out the source address '{}'",
+                args.addresses[0]
+            ));
+        }
         let unix_target = args
             .unix_target
             .as_deref()
             .map(|path| absolute(path, "--unix-target"))
             .transpose()?;
-        let wrapped = !args.command.is_empty();
         let route = match (tokens, unix_target.clone()) {
             (Some(_), Some(_)) => {
                 return usage(
@@ -433,6 +482,7 @@ impl TryFrom<Args> for Config {
                 run_once: args.run_once,
                 timeout: some_time(args.timeout),
                 idle_timeout: some_time(args.idle_timeout),
+                drain: args.drain,
             },
             session: SessionConfig {
                 heartbeat: some_time(args.heartbeat),

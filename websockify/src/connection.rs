@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::config::SessionConfig;
 use crate::gate::{Doorkeeper, Gate};
@@ -31,6 +31,8 @@ use crate::websocket::frame::{CLOSE_FRAME, append_close};
 
 /// How long connections that are no sessions may still ask something when the server takes no more.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
+/// The same when it is stopped: what they ask may be on its way, and is not to be met by a reset.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// What every connection is handled with.
 #[derive(Debug)]
@@ -72,10 +74,16 @@ async fn stopping(mut phase: watch::Receiver<Phase>) {
     _ = phase.wait_for(|&phase| phase == Phase::Stopping).await;
 }
 
-/// Waits until what is no session yet need not become one any more, and has had the time to be told so.
-async fn last_answers(mut phase: watch::Receiver<Phase>) {
+/// Waits until it is, and what was on its way then has had the time to come and to be answered.
+async fn stopped(phase: watch::Receiver<Phase>) {
+    stopping(phase).await;
+    sleep(LAST_WORDS).await;
+}
+
+/// Waits until what is no session yet need not become one any more, and has had the time to be told so; `end` waits for its end.
+async fn last_answers(mut phase: watch::Receiver<Phase>, end: impl Future<Output = ()>) {
     _ = phase.wait_for(|&phase| phase > Phase::Serving).await;
-    _ = timeout(LAST_ANSWERS, stopping(phase)).await;
+    _ = timeout(LAST_ANSWERS, end).await;
 }
 
 /// A connection that has become a session.
@@ -113,7 +121,8 @@ async fn become_session(
             .then(|| PlainUpgrade::read(start))
             .flatten()
     };
-    let last = || last_answers(handling.phase.clone());
+    let phase = || handling.phase.clone();
+    let last = || last_answers(phase(), stopped(phase()));
     let sniffed = tokio::select! {
         biased;
         sniffed = sniff::sniff(&socket, deadline, look) => sniffed,
@@ -163,8 +172,9 @@ async fn become_session(
         doorkeeper.common_name = stream.common_name();
     }
     let serve = Box::pin(async {
-        let mut ended =
-            http::serve(stream, peer, deadline, site, last(), &doorkeeper, decided).await;
+        // Who has been answered, and asks nothing, is not waited for.
+        let last = last_answers(phase(), stopping(phase()));
+        let mut ended = http::serve(stream, peer, deadline, site, last, &doorkeeper, decided).await;
         if ended.session.is_none() {
             relay::farewell(&mut ended.stream, b"").await;
         }
@@ -173,7 +183,7 @@ async fn become_session(
     let ended = tokio::select! {
         biased;
         ended = serve => ended,
-        () = stopping(handling.phase.clone()) => return None,
+        () = stopped(phase()) => return None,
     };
     ended.session.map(|session| Upgraded {
         stream: ended.stream,

@@ -15,6 +15,7 @@ use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, chdir, setsid};
 
+use crate::addr::ListenAddr;
 use crate::{log, sys};
 
 /// What a process is after [`fork`].
@@ -33,11 +34,11 @@ pub(crate) struct Launcher(PipeWriter);
 /// Makes a daemon of this process, of which only the launcher is left in the foreground. No other thread may run.
 ///
 /// The daemon keeps standard input, output and error and the working directory until [`Launcher::release`], and its umask for good;
-/// no other descriptor that it has inherited, for somebody may wait for that to be closed.
+/// besides what it is to listen on, no other descriptor that it has inherited, for somebody may wait for that to be closed.
 ///
 /// # Errors
 /// There can be no daemon.
-pub(crate) fn fork() -> Result<Side> {
+pub(crate) fn fork(listen: &ListenAddr) -> Result<Side> {
     let (outcome, pipe) = io::pipe().context("cannot make a pipe for the daemon")?;
     // SAFETY: no other thread runs, so the child is as free as its parent.
     match unsafe { nix::unistd::fork() }.context("cannot start the daemon")? {
@@ -50,8 +51,13 @@ pub(crate) fn fork() -> Result<Side> {
         ForkResult::Child => {
             drop(outcome);
             leave_session()?;
+            let activated = match listen {
+                ListenAddr::Activated(names) => names.len(),
+                _ => 0,
+            };
             let kept: Vec<_> = (sys::STANDARD.into_iter())
                 .chain([pipe.as_raw_fd()])
+                .chain(sys::activated_numbers(activated))
                 .collect();
             // SAFETY: nothing has been opened yet, so nobody here owns what is closed.
             unsafe { sys::close_all_but(&kept) }.context("cannot close what was inherited")?;

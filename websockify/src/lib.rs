@@ -38,6 +38,7 @@ mod pid_file;
 mod plugin;
 mod record;
 mod relay;
+mod reload;
 mod secret;
 mod server;
 mod signals;
@@ -46,6 +47,7 @@ mod stamp;
 mod start;
 mod stream;
 mod sys;
+mod systemd;
 mod target;
 mod terminal;
 mod tls;
@@ -55,7 +57,9 @@ mod whole_file;
 mod workers;
 mod wrap;
 
+use std::convert::Infallible;
 use std::ffi::OsString;
+use std::future::pending;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -68,18 +72,23 @@ use connection::Handling;
 use daemon::Side;
 use gate::Gate;
 use http::{Files, Site};
-use listener::{Address, Bound};
+use listener::Entrance;
 use phase::Phase;
 use record::Recorder;
+use reload::Readers;
 use signals::Signals;
 use start::Start;
+use systemd::Manager;
 use tls::Acceptor;
 use wrap::Wrapped;
 
 /// Does what a configuration asks for, to the end. Returns the exit status; what kept it from starting, or ended it, is in the log.
 pub fn run(config: Config) -> u8 {
     // First of all: nothing has been opened yet, and no other thread runs.
-    let side = config.background.then(daemon::fork).transpose();
+    let side = config
+        .background
+        .then(|| daemon::fork(&config.listen))
+        .transpose();
     if let Ok(Some(Side::Launcher(status))) = side {
         return status;
     }
@@ -119,15 +128,17 @@ fn serve(config: Config, start: &mut Start) -> Result<u8> {
         ..
     } = config;
     start.check()?;
-    for warning in warnings {
-        tracing::warn!("warning: {warning}");
-    }
     // A mask that we were started with would keep us from hearing of signals; no other thread runs yet.
     SigSet::empty()
         .thread_set_mask()
         .context("cannot set the signal mask")?;
     // A log that may not grow any more (`ulimit -f`) is full, and no reason to be killed.
     sys::ignore(Signal::SIGXFSZ).context("cannot ignore a signal")?;
+    let entrance = Entrance::open(&listen)?;
+    let manager = Manager::from_environment();
+    for warning in warnings {
+        tracing::warn!("warning: {warning}");
+    }
     let files = web
         .root
         .map(|root| Files::new(root, web.listings))
@@ -141,17 +152,12 @@ fn serve(config: Config, start: &mut Start) -> Result<u8> {
         .transpose()
         .context("cannot set up TLS")?
         .map(Arc::new);
-    let bound = Bound::new(&listen)?;
     let wrapped = wrap
         .map(|wrap| {
-            let old_port = match (wrap.port, bound.address()) {
-                (Some(port), _) => port,
-                (None, Address::Tcp(address)) => address.port(),
-                (None, Address::Unix(_)) => {
-                    anyhow::bail!("a wrapped program needs --wrap-port here: we do not listen on a port that could be its own")
-                }
-            };
-            Wrapped::new(wrap, old_port, bound.address().to_string())
+            let old_port = wrap.port.or_else(|| entrance.port()).context(
+                "a wrapped program needs --wrap-port here: we do not listen on one port that could be its own",
+            )?;
+            Wrapped::new(wrap, old_port, entrance.address().to_string())
         })
         .transpose()?;
     // Only now: what is wrapped may not expect so many.
@@ -160,6 +166,7 @@ fn serve(config: Config, start: &mut Start) -> Result<u8> {
     let recorder = record.as_deref().map(Recorder::start).transpose()?;
     let runtime = workers::runtime().context("cannot start the runtime")?;
     let destination = describe(&route, wrapped.as_ref());
+    let settings = format!("proxying from {} to {destination}", entrance.name());
     let patience = door.patience;
     let status = wrapped.as_ref().map(Wrapped::status);
     let gate = Gate::open(door, route, target_tls, status.clone());
@@ -170,19 +177,19 @@ fn serve(config: Config, start: &mut Start) -> Result<u8> {
         let signals = Signals::new(wrapped.is_some()).context("cannot take signals")?;
         // From here on a signal ends us in order; whoever waits for these lines may send one.
         announce(
-            &bound,
+            &entrance,
             &site,
             acceptor.as_deref(),
             recorder.as_ref(),
             background,
-            &destination,
+            &settings,
         );
         if session.traffic {
             tracing::info!(
                 "Traffic: }} from the client, > to the target, {{ from the target, < to the client; a dot: in part"
             );
         }
-        let listener = bound
+        let listener = entrance
             .into_listener()
             .context("cannot watch the listening socket")?;
         let handling = Handling {
@@ -204,18 +211,18 @@ fn serve(config: Config, start: &mut Start) -> Result<u8> {
                 gone,
             }
         });
-        let begin = async {
-            if let Some(program) = status {
-                program.begun().await;
-            }
-            start.complete()
-        };
+        let attendance = attend(status, start, &manager, &settings);
         conduct(Parts {
             signals,
             phase,
-            acceptor,
+            drain: limits.drain,
+            readers: Readers {
+                acceptor,
+                gate: Arc::clone(&gate),
+            },
+            manager: &manager,
             program,
-            begin,
+            attendance,
             service,
         })
         .await
@@ -228,6 +235,32 @@ fn serve(config: Config, start: &mut Start) -> Result<u8> {
     }
     tracing::info!("In exit");
     result
+}
+
+/// Tells others when the start has worked, and the service manager what the wrapped program does; ends only if that fails.
+async fn attend(
+    program: Option<wrap::Status>,
+    start: &mut Start,
+    manager: &Manager,
+    settings: &str,
+) -> Result<Infallible> {
+    if let Some(program) = &program {
+        program.begun().await;
+    }
+    start.complete()?;
+    let Some(program) = program else {
+        manager.status(settings);
+        manager.ready();
+        return pending().await;
+    };
+    let tell = || manager.status(&format!("{settings}; the program {}", program.in_words()));
+    tell();
+    program.settled().await;
+    manager.ready();
+    loop {
+        tell();
+        program.news().await;
+    }
 }
 
 /// Where clients go, as the settings tell.
@@ -243,15 +276,17 @@ fn describe(route: &RouteConfig, wrapped: Option<&Wrapped>) -> String {
 
 /// The settings, in the lines that scripts wait for.
 fn announce(
-    bound: &Bound,
+    entrance: &Entrance,
     site: &Site,
     acceptor: Option<&Acceptor>,
     recorder: Option<&Recorder>,
     background: bool,
-    destination: &str,
+    settings: &str,
 ) {
     tracing::info!("WebSocket server settings:");
-    tracing::info!("  - {}", bound.describe());
+    for line in entrance.describe() {
+        tracing::info!("  - {line}");
+    }
     if let Some(files) = &site.files {
         tracing::info!("  - {}", files.describe());
     }
@@ -270,7 +305,7 @@ fn announce(
     if let Some(recorder) = recorder {
         tracing::info!("  - {}", recorder.describe());
     }
-    tracing::info!("  - proxying from {} to {destination}", bound.name());
+    tracing::info!("  - {settings}");
 }
 
 /// Replaces this process by a program whose `bind()` to `old_port` goes to `new_port` on loopback. Returns only when it cannot,

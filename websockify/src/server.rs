@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -32,7 +32,7 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_
 /// # Errors
 /// The listener broke.
 pub(crate) async fn serve(
-    listener: Listener,
+    mut listener: Listener,
     mut handling: Handling,
     limits: Limits,
 ) -> Result<()> {
@@ -47,11 +47,15 @@ pub(crate) async fn serve(
         _ = phase.wait_for(|&phase| phase > Phase::Serving) => Ok(()),
         () = connections.once_taken(), if limits.run_once => Ok(()),
         () = expire(limits, &connections) => Ok(()),
-        error = accept_all(&listener, &handling, &connections, limits.run_once, &mut workers) => Err(error),
+        ended = accept_all(&mut listener, &handling, &connections, limits.run_once, &mut workers) => ended,
     };
     drop(listener);
     // The receivers are the connections'.
     told.send_replace(Phase::Finishing);
+    let open = connections.open.load(Ordering::Relaxed);
+    if result.is_ok() && open > 0 && *phase.borrow() == Phase::Finishing {
+        tracing::info!("{open} connections are waited for");
+    }
     if result.is_ok() {
         tokio::select! {
             biased;
@@ -69,14 +73,14 @@ pub(crate) async fn serve(
     result
 }
 
-/// Accepts until the listener breaks.
+/// Accepts until the listener breaks, or until the one client has gone that there is.
 async fn accept_all(
-    listener: &Listener,
+    listener: &mut Listener,
     handling: &Arc<Handling>,
     connections: &Arc<Connections>,
     run_once: bool,
     workers: &mut Workers<Accepted>,
-) -> anyhow::Error {
+) -> Result<()> {
     let mut pause = PAUSES.0;
     let mut in_a_row = 0;
     loop {
@@ -91,6 +95,10 @@ async fn accept_all(
                     guard,
                     run_once,
                 });
+                if listener.is_guest() {
+                    connections.all_ended().await;
+                    return Ok(());
+                }
                 in_a_row += 1;
                 if in_a_row == ACCEPTS_IN_A_ROW {
                     in_a_row = 0;
@@ -113,7 +121,7 @@ async fn accept_all(
                     pause = (pause * 2).min(PAUSES.1);
                 }
                 Triage::GiveUp => {
-                    return anyhow::Error::new(error).context("cannot accept connections any more");
+                    return Err(error).context("cannot accept connections any more");
                 }
             },
         }

@@ -138,7 +138,7 @@ fn inetd_without_a_listening_socket_is_an_error() {
     assert!(
         String::from_utf8(output.stderr)
             .unwrap()
-            .contains("--inetd wants a listening stream socket")
+            .contains("--inetd wants a stream socket")
     );
 }
 

@@ -125,7 +125,7 @@ impl Authenticator {
                 htpasswd.reload();
                 true
             }
-            Self::Origin(_) | Self::CommonName(_) | Self::Plugin(_) => false,
+            Self::Origin(_) | Self::CommonName(_) | Self::Plugin(_) | Self::Python(_) => false,
         }
     }
 

@@ -1,22 +1,23 @@
-//! The listening socket: TCP, a unix socket, or one that was handed over as standard input.
+//! Where clients come from: a listening socket, TCP or unix; what was handed over, by inetd or systemd.
 //!
-//! It is made before the runtime exists, so that a port in use is an error of the start. Accepting gives a [`Plain`] and a
-//! [`PeerAddress`]; what to do about an error is the server's decision.
+//! The [`Entrance`] is made before the runtime exists, so that a port in use is an error of the start. Accepting gives a [`Socket`]
+//! and a [`PeerAddress`]; what to do about an error is the server's decision.
 
-mod inetd;
+mod handed;
 mod tcp;
 mod unix;
 
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
 use std::net::{self, IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net as unix_net;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::task::{Context, Poll, ready};
 
-use anyhow::{Context, Result};
+use anyhow::{Context as _, Result};
 use nix::sys::socket::{self, SockaddrStorage};
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpStream, UnixStream};
 
@@ -29,15 +30,41 @@ use self::unix::SocketFile;
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 1024;
 
+/// Where clients come from, not yet attached to a runtime.
+#[derive(Debug)]
+pub(crate) enum Entrance {
+    /// They connect to these sockets, of which there is at least one.
+    Listening(Vec<Bound>),
+    /// There is one client only, who is there already.
+    Connected(Guest),
+}
+
 /// A bound and listening socket, not yet attached to a runtime.
 #[derive(Debug)]
 pub(crate) struct Bound {
     socket: OwnedFd,
     /// How the settings name it: `:6080`, a path, `inetd`.
     name: String,
+    /// What the settings say of it.
+    description: String,
     /// The unix socket file that goes when we go.
     file: Option<SocketFile>,
+    /// Whether others have listened on it before us: what waits to be accepted may not have taken after it as we have set it up.
+    is_handed_over: bool,
     /// How a client reaches it.
+    address: Address,
+}
+
+/// The connection that was handed over, and whose it is.
+#[derive(Debug)]
+pub(crate) struct Guest {
+    socket: Socket,
+    peer: PeerAddress,
+    /// How the settings name it.
+    name: String,
+    /// What the settings say of it.
+    description: String,
+    /// The address at our end.
     address: Address,
 }
 
@@ -105,61 +132,110 @@ impl fmt::Display for PeerAddress {
     }
 }
 
-impl Bound {
-    /// Binds and listens.
+impl Entrance {
+    /// Binds and listens, or takes what was handed over.
     ///
     /// # Errors
     /// Says what could not be listened on and why.
-    pub(crate) fn new(listen: &ListenAddr) -> Result<Self> {
-        match listen {
+    pub(crate) fn open(listen: &ListenAddr) -> Result<Self> {
+        Ok(match listen {
             ListenAddr::Tcp {
                 address,
                 prefer_ipv6,
-            } => tcp::listen(address, *prefer_ipv6),
-            ListenAddr::Unix { path, mode } => unix::listen(path, *mode),
-            ListenAddr::Inherited => inetd::inherit(),
-        }
+            } => Self::Listening(vec![tcp::listen(address, *prefer_ipv6)?]),
+            ListenAddr::Unix { path, mode } => Self::Listening(vec![unix::listen(path, *mode)?]),
+            ListenAddr::Inherited => handed::by_inetd()?,
+            ListenAddr::Activated(names) => handed::by_systemd(names)?,
+        })
     }
 
     /// How the settings name it.
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// The local address.
-    pub(crate) fn address(&self) -> &Address {
-        &self.address
-    }
-
-    /// The line of the settings about it.
-    pub(crate) fn describe(&self) -> String {
-        match (&self.file, self.name.as_str()) {
-            (Some(_), path) => format!("Listen on unix socket {path}"),
-            (None, INETD) => "Listen for inetd connections".to_owned(),
-            (None, name) => format!("Listen on {name}"),
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Self::Listening(sockets) => {
+                let names: Vec<_> = sockets.iter().map(|socket| &socket.name[..]).collect();
+                names.join(", ")
+            }
+            Self::Connected(guest) => guest.name.clone(),
         }
+    }
+
+    /// The lines of the settings about it.
+    pub(crate) fn describe(&self) -> Vec<String> {
+        match self {
+            Self::Listening(sockets) => {
+                let descriptions = sockets.iter().map(|socket| socket.description.clone());
+                descriptions.collect()
+            }
+            Self::Connected(guest) => vec![guest.description.clone()],
+        }
+    }
+
+    /// How a client reaches it: the first of several ways.
+    pub(crate) fn address(&self) -> &Address {
+        match self {
+            Self::Listening(sockets) => &sockets[0].address,
+            Self::Connected(guest) => &guest.address,
+        }
+    }
+
+    /// The port that clients connect to, if there is exactly one.
+    pub(crate) fn port(&self) -> Option<u16> {
+        let addresses: Vec<_> = match self {
+            Self::Listening(sockets) => sockets.iter().map(|socket| &socket.address).collect(),
+            Self::Connected(guest) => vec![&guest.address],
+        };
+        let mut ports = addresses.into_iter().filter_map(|address| match address {
+            Address::Tcp(address) => Some(address.port()),
+            Address::Unix(_) => None,
+        });
+        let first = ports.next()?;
+        ports.all(|port| port == first).then_some(first)
     }
 
     /// Attaches it to the runtime that this is called in.
     pub(crate) fn into_listener(self) -> io::Result<Listener> {
+        let (sockets, guest) = match self {
+            Self::Listening(sockets) => (sockets, None),
+            Self::Connected(guest) => (Vec::new(), Some((guest.socket, guest.peer))),
+        };
+        let sockets = sockets.into_iter().map(Bound::watch);
         Ok(Listener {
-            is_inherited: self.name == INETD,
-            socket: sys::watch_for_input(self.socket)?,
-            _file: self.file,
+            sockets: sockets.collect::<io::Result<_>>()?,
+            next: 0,
+            is_guest: guest.is_some(),
+            guest,
         })
     }
 }
 
-/// The name of a handed-over socket.
-const INETD: &str = "inetd";
+impl Bound {
+    fn watch(self) -> io::Result<Watched> {
+        Ok(Watched {
+            socket: sys::watch_for_input(self.socket)?,
+            _file: self.file,
+            is_handed_over: self.is_handed_over,
+        })
+    }
+}
+
+/// What accepts connections, in a runtime.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    sockets: Vec<Watched>,
+    /// The socket that is asked first, so that each has its turn.
+    next: usize,
+    /// The one client, until it was accepted, where there are no others.
+    guest: Option<(Socket, PeerAddress)>,
+    is_guest: bool,
+}
 
 /// A listening socket in a runtime. The unix socket file goes with it.
 #[derive(Debug)]
-pub(crate) struct Listener {
+struct Watched {
     socket: AsyncFd<OwnedFd>,
     _file: Option<SocketFile>,
-    /// Whether others have listened on it before us: what waits to be accepted may not have taken after it as we have set it up.
-    is_inherited: bool,
+    is_handed_over: bool,
 }
 
 /// A connection that no runtime watches yet.
@@ -182,28 +258,71 @@ impl Socket {
 }
 
 impl Listener {
+    /// Whether there is one client only.
+    pub(crate) fn is_guest(&self) -> bool {
+        self.is_guest
+    }
+
     /// The next connection.
-    pub(crate) async fn accept(&self) -> io::Result<(Socket, PeerAddress)> {
-        let accept = |listener: &OwnedFd| sys::accept(listener.as_fd());
-        let (socket, address) = self.socket.async_io(Interest::READABLE, accept).await?;
-        Ok(match ip_address(&address) {
-            Some(address) => {
-                if self.is_inherited {
-                    sys::tune_tcp(socket.as_fd());
-                }
-                let peer = PeerAddress::Ip(address.ip().to_canonical());
-                (Socket::Tcp(socket.into()), peer)
+    pub(crate) async fn accept(&mut self) -> io::Result<(Socket, PeerAddress)> {
+        if let Some(guest) = self.guest.take() {
+            return Ok(guest);
+        }
+        poll_fn(|cx| self.poll_accept(cx)).await
+    }
+
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(Socket, PeerAddress)>> {
+        let count = self.sockets.len();
+        for place in (self.next..count).chain(0..self.next) {
+            if let Poll::Ready(accepted) = self.sockets[place].poll_accept(cx) {
+                self.next = (place + 1) % count;
+                return Poll::Ready(accepted);
             }
-            None => (Socket::Unix(socket.into()), PeerAddress::Unix),
-        })
+        }
+        Poll::Pending
     }
 }
 
-/// The local address of an IP socket; `None` for another family.
-fn tcp_address(socket: &OwnedFd) -> Result<Option<SocketAddr>> {
-    let name =
+impl Watched {
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Socket, PeerAddress)>> {
+        loop {
+            let mut ready = ready!(self.socket.poll_read_ready(cx))?;
+            if let Ok(accepted) = ready.try_io(|socket| sys::accept(socket.get_ref().as_fd())) {
+                return Poll::Ready(accepted.map(|(socket, address)| {
+                    if self.is_handed_over && ip_address(&address).is_some() {
+                        sys::tune_tcp(socket.as_fd());
+                    }
+                    connection(socket, &address)
+                }));
+            }
+        }
+    }
+}
+
+/// A connection of the peer at this address.
+fn connection(socket: OwnedFd, address: &SockaddrStorage) -> (Socket, PeerAddress) {
+    match ip_address(address) {
+        Some(address) => {
+            let peer = PeerAddress::Ip(address.ip().to_canonical());
+            (Socket::Tcp(socket.into()), peer)
+        }
+        None => (Socket::Unix(socket.into()), PeerAddress::Unix),
+    }
+}
+
+/// The local address of a socket, of one of the families that we know.
+fn local_address(socket: &OwnedFd) -> Result<Address> {
+    let name: SockaddrStorage =
         socket::getsockname(socket.as_raw_fd()).context("cannot read the socket's address")?;
-    Ok(ip_address(&name))
+    if let Some(address) = ip_address(&name) {
+        return Ok(Address::Tcp(address));
+    }
+    let name = name
+        .as_unix_addr()
+        .context("it is neither TCP nor a unix socket")?;
+    Ok(Address::Unix(
+        name.path().map(Path::to_owned).unwrap_or_default(),
+    ))
 }
 
 /// An address of IPv4 or IPv6; `None` for another family.

@@ -3,11 +3,11 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::sys::socket::{self, Backlog, SockFlag, SockaddrStorage, setsockopt, sockopt};
 
-use super::{Address, BACKLOG, Bound, tcp_address};
+use super::{Address, BACKLOG, Bound, local_address};
 use crate::addr::HostPort;
 use crate::sys;
 
@@ -18,8 +18,9 @@ pub(super) fn listen(address: &HostPort, prefer_ipv6: bool) -> Result<Bound> {
     for candidate in candidates {
         match bind_tcp(candidate) {
             Ok(socket) => {
-                let local = tcp_address(&socket)?
-                    .context("the socket that was just bound has no address")?;
+                let Address::Tcp(local) = local_address(&socket)? else {
+                    bail!("the socket that was just bound has no address");
+                };
                 let name = HostPort {
                     host: address.host.clone(),
                     port: local.port(),
@@ -27,8 +28,10 @@ pub(super) fn listen(address: &HostPort, prefer_ipv6: bool) -> Result<Bound> {
                 .to_string();
                 return Ok(Bound {
                     socket,
+                    description: format!("Listen on {name}"),
                     name,
                     file: None,
+                    is_handed_over: false,
                     address: Address::Tcp(local),
                 });
             }
@@ -89,6 +92,7 @@ fn bind_tcp(address: SocketAddr) -> nix::Result<OwnedFd> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Entrance;
     use super::*;
     use crate::addr::ListenAddr;
 
@@ -98,7 +102,7 @@ mod tests {
             host: String::new(),
             port: 0,
         };
-        let bound = Bound::new(&ListenAddr::Tcp {
+        let bound = Entrance::open(&ListenAddr::Tcp {
             address: any,
             prefer_ipv6: false,
         })

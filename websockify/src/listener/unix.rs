@@ -44,8 +44,10 @@ pub(super) fn listen(path: &Path, mode: u32) -> Result<Bound> {
     let name = path.display().to_string();
     Ok(Bound {
         socket,
+        description: format!("Listen on unix socket {name}"),
         name,
         file: Some(file),
+        is_handed_over: false,
         address: Address::Unix(path.to_owned()),
     })
 }
@@ -116,6 +118,7 @@ impl Drop for SocketFile {
 mod tests {
     use std::os::unix::net::UnixListener;
 
+    use super::super::Entrance;
     use super::*;
     use crate::addr::ListenAddr;
 
@@ -124,7 +127,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("socket");
         drop(UnixListener::bind(&path).unwrap());
-        let bound = Bound::new(&ListenAddr::Unix {
+        let bound = Entrance::open(&ListenAddr::Unix {
             path: path.clone(),
             mode: 0o620,
         })
@@ -133,7 +136,7 @@ mod tests {
             fs::metadata(&path).unwrap().permissions().mode() & 0o777,
             0o620
         );
-        let second = Bound::new(&ListenAddr::Unix {
+        let second = Entrance::open(&ListenAddr::Unix {
             path: path.clone(),
             mode: 0o600,
         })
@@ -149,7 +152,7 @@ mod tests {
     #[test]
     fn a_file_that_is_no_socket_is_kept() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let error = Bound::new(&ListenAddr::Unix {
+        let error = Entrance::open(&ListenAddr::Unix {
             path: file.path().to_owned(),
             mode: 0o600,
         })
@@ -162,7 +165,7 @@ mod tests {
     fn a_socket_that_somebody_else_put_there_meanwhile_is_kept() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("socket");
-        let bound = Bound::new(&ListenAddr::Unix {
+        let bound = Entrance::open(&ListenAddr::Unix {
             path: path.clone(),
             mode: 0o600,
         })

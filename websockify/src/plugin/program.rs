@@ -26,7 +26,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::lines::Lines;
 use super::protocol::MAX_LINE;
-use crate::config::KEY_PASSWORD_VARIABLE;
+use crate::config::OWN_VARIABLES;
 use crate::helpers::Helper;
 use crate::{sys, wrap};
 
@@ -66,8 +66,10 @@ impl Order {
             .args(&self.arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .env_remove(KEY_PASSWORD_VARIABLE);
+            .stderr(Stdio::piped());
+        for variable in OWN_VARIABLES {
+            command.env_remove(variable);
+        }
         sys::as_helper(&mut command, self.file.as_ref().map(AsRawFd::as_raw_fd));
         let mut child = tokio::process::Command::from(command)
             .spawn()

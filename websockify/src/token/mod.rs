@@ -234,11 +234,9 @@ impl TokenSource {
         match self {
             Self::Lines(lines) => lines.reload(),
             Self::Jwt(source) => source.reload(),
-            Self::Files(_)
-            | Self::Sockets(_)
-            | Self::Plugin(_)
-            | Self::Api(_)
-            | Self::Redis(_) => return false,
+            Self::Files(_) | Self::Sockets(_) | Self::Plugin(_) | Self::Api(_) | Self::Redis(_) => {
+                return false;
+            }
         }
         true
     }

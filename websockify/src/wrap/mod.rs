@@ -274,10 +274,31 @@ impl Status {
         self.0.news.notify_one();
     }
 
-    /// Waits until the program was started for the first time. Only one may wait for that and for other news.
+    /// Waits until the program was started for the first time. Only one may wait for this and for what follows.
     pub(crate) async fn begun(&self) {
         while !self.0.begun.load(Ordering::Relaxed) {
             self.0.news.notified().await;
+        }
+    }
+
+    /// Waits until the program listens, or is gone for good.
+    pub(crate) async fn settled(&self) {
+        while self.get() == State::Starting {
+            self.0.news.notified().await;
+        }
+    }
+
+    /// Waits until the program may do something else than before.
+    pub(crate) async fn news(&self) {
+        self.0.news.notified().await;
+    }
+
+    /// What the program does, in words.
+    pub(crate) fn in_words(&self) -> &'static str {
+        match self.get() {
+            State::Starting => "does not listen yet",
+            State::Listening => "listens",
+            State::Gone => "is gone",
         }
     }
 

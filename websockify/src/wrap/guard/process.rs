@@ -21,7 +21,7 @@ use super::super::redirect::Rule;
 use super::super::seccomp::Filter;
 use super::super::{preload, proc};
 use super::Event;
-use crate::config::{KEY_PASSWORD_VARIABLE, WrapConfig};
+use crate::config::{OWN_VARIABLES, WrapConfig};
 use crate::sys;
 
 /// The guard's name in `ps`, instead of ours.
@@ -158,7 +158,9 @@ impl Guard {
             .ok_or(io::Error::from_raw_os_error(libc::EINVAL))?;
         let mut order = Command::new(program);
         order.args(arguments).process_group(0);
-        order.env_remove(KEY_PASSWORD_VARIABLE);
+        for variable in OWN_VARIABLES {
+            order.env_remove(variable);
+        }
         if let Some(rule) = self.rule {
             order.envs(preload::variables(rule, shim));
         }
