@@ -20,6 +20,7 @@
 //! - [`syslog`]: the log of a syslog server.
 //! - [`recording`]: recordings of sessions.
 //! - [`daemon`]: going to the background, and the file with the process number.
+//! - [`service`]: as a service of systemd: sockets that are handed over, notifications, units, restarts.
 //! - [`lifetime`]: stopping, run-once, timeouts, leaks.
 //! - [`shim`]: the preloaded library itself.
 //! - [`library`]: where the preloaded library comes from.
@@ -46,6 +47,7 @@ mod paths;
 mod plugins;
 mod real;
 mod recording;
+mod service;
 mod session;
 mod shim;
 mod syslog;
