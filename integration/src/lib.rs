@@ -22,8 +22,8 @@ pub use daemon::{Daemon, Said, is_alive, pid_in};
 pub use programs::{compile, compile_go};
 pub use server::{Server, executable, run_to_end, session, theirs};
 pub use system::{
-    Chance, Scratch, enlarge_disk, hash, in_own_mounts, in_own_network, listeners_on, pattern,
-    small_disk, wait_until,
+    Chance, Scratch, as_root, enlarge_disk, hash, in_own_mounts, in_own_network, listeners_on,
+    pattern, small_disk, wait_until,
 };
 pub use target::{Target, reset};
 pub use tls::{

@@ -90,10 +90,16 @@ pub fn listeners_on(port: u16) -> Vec<(String, u32)> {
     found
 }
 
+/// Runs the rest of the test `name` as root, which can become any user: as it is, or in a namespace of users, of which an ordinary user
+/// needs some (`/etc/subuid`) and the program newuidmap. Returns true there, and false outside once all is done.
+pub fn as_root(name: &str) -> bool {
+    nix::unistd::geteuid().is_root() || inside(name, &["--map-root-user", "--map-auto"])
+}
+
 /// Runs the rest of the test `name` in a network namespace of its own, where every port is free. Returns true there, and false
 /// outside once all is done.
 pub fn in_own_network(name: &str) -> bool {
-    let inside = inside(name, "--net");
+    let inside = inside(name, &["--map-root-user", "--net"]);
     if inside {
         run("ip", &["link", "set", "lo", "up"]);
     }
@@ -102,7 +108,7 @@ pub fn in_own_network(name: &str) -> bool {
 
 /// The same in a mount namespace of its own, where [`small_disk`] can be used.
 pub fn in_own_mounts(name: &str) -> bool {
-    inside(name, "--mount")
+    inside(name, &["--map-root-user", "--mount"])
 }
 
 /// Puts an empty file system of 1 MiB on a directory.
@@ -124,14 +130,15 @@ fn run(program: &str, arguments: &[&str]) {
     assert!(done, "{program} {arguments:?}");
 }
 
-/// Whether this is the test `name` in a user namespace with another one of this kind; if it is not, runs it there.
-fn inside(name: &str, kind: &str) -> bool {
-    const INSIDE: &str = "INTEGRATION_OWN_NAMESPACE";
+/// Runs the test `name` in namespaces of its own, by unshare with these options. Returns true in there, and false outside once all is
+/// done.
+fn inside(name: &str, options: &[&str]) -> bool {
+    const INSIDE: &str = "INTEGRATION_INSIDE";
     if std::env::var_os(INSIDE).is_some() {
         return true;
     }
     let output = Command::new("unshare")
-        .args(["--map-root-user", kind])
+        .args(options)
         .arg(std::env::current_exe().expect("the tests have a path"))
         .args(["--exact", name, "--nocapture"])
         .env(INSIDE, "1")
@@ -141,7 +148,7 @@ fn inside(name: &str, kind: &str) -> bool {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(
         output.status.success() && text.contains("1 passed"),
-        "{name} in a namespace of its own ({kind}):\n{text}\n{errors}"
+        "{name} in namespaces of its own, by unshare {options:?}:\n{text}\n{errors}"
     );
     false
 }

@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use crate::user::Identity;
+
 /// A host name or address, and a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostPort {
@@ -89,6 +91,8 @@ pub enum ListenAddr {
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
+        /// Whose it is to be, unless ours.
+        owner: Option<Identity>,
     },
     /// On the socket that was handed over as standard input, or for the one client that is connected to it.
     Inherited,

@@ -68,6 +68,10 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     pub pid_file: Option<PathBuf>,
 
+    /// Give up root's rights for this user's as soon as everything is bound and read
+    #[arg(long, value_name = "USER[:GROUP]")]
+    pub user: Option<String>,
+
     /// Mark each transfer on stderr: } client in, > target out, { target in, < client out; a dot follows a partial one
     #[arg(long, action = ArgAction::SetTrue)]
     pub traffic: bool,
@@ -150,6 +154,10 @@ pub struct Args {
     /// How long a client waits for the wrapped program to listen; 0 is for ever
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = parse_seconds)]
     pub wrap_timeout: Duration,
+
+    /// Start the wrapped program as this user, instead of the one that we run as
+    #[arg(long, value_name = "USER[:GROUP]")]
+    pub wrap_user: Option<String>,
 
     /// Write {"listen": ADDR, "target": ADDR, "pid": PID} to this file once the wrapped program listens
     #[arg(long, value_name = "FILE")]

@@ -17,6 +17,7 @@ use crate::cli::{Args, FOREVER, SslVersion, WrapMethod, WrapMode};
 use crate::origin::AllowedOrigins;
 use crate::secret::Secret;
 use crate::tls::Ciphers;
+use crate::user::Identity;
 
 pub(crate) use access::text_of;
 pub use access::{AuthConfig, AuthenticatorConfig, PythonClass, TokenConfig, TokenSourceConfig};
@@ -45,6 +46,8 @@ pub struct Config {
     pub target_tls: TargetTls,
     /// Where sessions are recorded, as an absolute path without the dot and the number at its end.
     pub record: Option<PathBuf>,
+    /// Whose rights to take when everything is bound and read.
+    pub user: Option<Identity>,
     /// Whether to go to the background.
     pub background: bool,
     /// The file for our process number, as an absolute path.
@@ -99,6 +102,10 @@ pub struct WrapConfig {
     pub unix_target: Option<PathBuf>,
     /// Whether it gets nothing as standard input, output and error, instead of what we have.
     pub silent: bool,
+    /// Whose rights it has, if not those that we are started with.
+    pub user: Option<Identity>,
+    /// Whether it is another user's than we shall be, with whose processes we may not do everything.
+    pub is_foreign: bool,
 }
 
 /// When the server ends by itself.
@@ -345,6 +352,12 @@ impl TryFrom<Args> for Config {
             );
         }
         let target_tls = target_tls(&args, tokens.is_some())?;
+        let find = |text: Option<String>, option: &str| {
+            let found = text.map(|text| Identity::find(&text)).transpose();
+            found.map_err(|error| UsageError(format!("{option}: {error}")))
+        };
+        let user = find(args.user, "--user")?;
+        let wrap_user = find(args.wrap_user, "--wrap-user")?;
         let activated = activated_sockets()?;
         let mut addresses = args.addresses.iter();
         let listen = match (args.unix_listen, args.inetd) {
@@ -361,6 +374,7 @@ impl TryFrom<Args> for Config {
             (Some(path), false) => ListenAddr::Unix {
                 path: absolute(&path, "--unix-listen")?,
                 mode: args.unix_listen_mode,
+                owner: user.clone(),
             },
             (None, true) => ListenAddr::Inherited,
             (None, false) if !activated.is_empty() => ListenAddr::Activated(activated),
@@ -417,6 +431,7 @@ impl TryFrom<Args> for Config {
         for (given, option) in [
             (args.wrap_port.is_some(), "--wrap-port"),
             (args.ready_file.is_some(), "--ready-file"),
+            (wrap_user.is_some(), "--wrap-user"),
         ] {
             if given && !wrapped {
                 return usage(&format!(
@@ -452,6 +467,11 @@ impl TryFrom<Args> for Config {
                         .transpose()?,
                     unix_target,
                     silent: args.daemon,
+                    is_foreign: match (&user, &wrap_user) {
+                        (Some(ours), Some(theirs)) => !ours.is_root() && !ours.is_same_user(theirs),
+                        _ => false,
+                    },
+                    user: wrap_user.or_else(|| user.clone()),
                 })
             })
             .transpose()?;
@@ -473,6 +493,7 @@ impl TryFrom<Args> for Config {
             tls,
             target_tls,
             warnings,
+            user,
             background: args.daemon,
             pid_file: args
                 .pid_file

@@ -423,7 +423,7 @@ mod tests {
         let route = RouteConfig::Fixed(TargetConfig::Unix("/target".into()));
         let handling = Handling {
             patience: door.patience,
-            gate: Arc::new(Gate::open(door, route, tls, None).await.unwrap()),
+            gate: Arc::new(Gate::open(door, route, tls, None, || Ok(())).await.unwrap()),
             session,
             site: Site::default(),
             recorder: None,

@@ -57,6 +57,7 @@ pub(crate) fn fork(listen: &ListenAddr) -> Result<Side> {
             };
             let kept: Vec<_> = (sys::STANDARD.into_iter())
                 .chain([pipe.as_raw_fd()])
+                .chain(log::own_descriptor())
                 .chain(sys::activated_numbers(activated))
                 .collect();
             // SAFETY: nothing has been opened yet, so nobody here owns what is closed.

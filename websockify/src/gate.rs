@@ -8,17 +8,17 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use hyper::Request;
 use hyper::header::HeaderMap;
 use tokio::time::timeout;
 
 use crate::auth::{Authenticator, Denied, Refused, Visitor, without_certificate_headers};
-use crate::config::{Door, RouteConfig, TargetTls, TokenConfig, Trust};
+use crate::config::{AuthConfig, Door, RouteConfig, TargetTls, TokenConfig, Trust};
 use crate::listener::Peer;
 use crate::origin::AllowedOrigins;
 use crate::outage::Outage;
-use crate::plugin;
+use crate::plugin::{self, Plugin};
 use crate::target::Target;
 use crate::tls::Connector;
 use crate::token::{self, Destination, Token, TokenSource, Unavailable};
@@ -94,16 +94,46 @@ impl fmt::Display for Closed {
     }
 }
 
+/// The authenticator of a configuration, if there is one; `python` has its class, if it is one of Python.
+async fn open_authenticator(
+    config: Option<&AuthConfig>,
+    python: Option<&Plugin>,
+) -> Result<Option<Authenticator>> {
+    let Some(config) = config else {
+        return Ok(None);
+    };
+    let authenticator = Authenticator::open(config.authenticator.clone(), python).await;
+    authenticator
+        .map(Some)
+        .with_context(|| format!("--auth-plugin {}", config.name))
+}
+
+/// What knows tokens, in the same way.
+async fn open_source(
+    config: Option<&TokenConfig>,
+    python: Option<&Plugin>,
+) -> Result<Option<TokenSource>> {
+    let Some(config) = config else {
+        return Ok(None);
+    };
+    let source = TokenSource::open(config.source.clone(), python).await;
+    source
+        .map(Some)
+        .with_context(|| format!("--token-plugin {}", config.name))
+}
+
 impl Gate {
-    /// One for this configuration; `wrapped` is the program's, if there is one.
+    /// One for this configuration; `wrapped` is the program's, if there is one. Between what reads files and what starts programs
+    /// `when_read` is called: these may be to have less rights than those are to be read with.
     ///
     /// # Errors
-    /// What is to be asked cannot be, and why.
+    /// What is to be asked cannot be, and why; or what `when_read` says.
     pub(crate) async fn open(
         door: Door,
         route: RouteConfig,
         tls: TargetTls,
         wrapped: Option<Status>,
+        when_read: impl FnOnce() -> Result<()>,
     ) -> Result<Self> {
         let always = (tls.always || matches!(tls.trust, Trust::File(_)))
             .then(|| Connector::new(&tls.trust))
@@ -113,30 +143,37 @@ impl Gate {
             RouteConfig::Tokens(tokens) => Some(tokens),
             RouteConfig::Fixed(_) => None,
         };
-        let python = plugin::python(tokens, door.auth.as_ref(), door.look_up_limit).await?;
-        let guard = match door.auth {
-            Some(config) => Some(Guard {
+        let auth = door.auth.as_ref();
+        let read_tokens = tokens.filter(|config| !config.source.is_program());
+        let read_auth = auth.filter(|config| !config.authenticator.is_program());
+        let mut authenticator = open_authenticator(read_auth, None).await?;
+        let mut source = open_source(read_tokens, None).await?;
+        when_read()?;
+        let python = plugin::python(tokens, auth, door.look_up_limit).await?;
+        if authenticator.is_none() {
+            authenticator = open_authenticator(auth, python.as_ref()).await?;
+        }
+        if source.is_none() {
+            source = open_source(tokens, python.as_ref()).await?;
+        }
+        let guard = authenticator.zip(door.auth);
+        let guard = guard.map(|(authenticator, config)| Guard {
+            outage: Outage::of(&config.name),
+            web: config.web,
+            authenticator,
+        });
+        let route = match (route, source) {
+            (RouteConfig::Tokens(config), Some(source)) => Route::Tokens(Box::new(Tokens {
                 outage: Outage::of(&config.name),
-                web: config.web,
-                authenticator: Authenticator::open(config.authenticator, python.as_ref())
-                    .await
-                    .with_context(|| format!("--auth-plugin {}", config.name))?,
-            }),
-            None => None,
-        };
-        let route = match route {
-            RouteConfig::Fixed(target) => {
-                Route::Fixed(Arc::new(Target::new(target, wrapped, always)))
-            }
-            RouteConfig::Tokens(config) => Route::Tokens(Box::new(Tokens {
-                outage: Outage::of(&config.name),
-                source: TokenSource::open(config.source.clone(), python.as_ref())
-                    .await
-                    .with_context(|| format!("--token-plugin {}", config.name))?,
+                source,
                 config,
                 tls,
                 connector: always.map(OnceLock::from).unwrap_or_default(),
             })),
+            (RouteConfig::Fixed(target), _) => {
+                Route::Fixed(Arc::new(Target::new(target, wrapped, always)))
+            }
+            (RouteConfig::Tokens(_), None) => bail!("there is nothing that knows tokens"),
         };
         Ok(Self {
             origins: door.origins,

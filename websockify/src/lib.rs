@@ -52,6 +52,7 @@ mod target;
 mod terminal;
 mod tls;
 mod token;
+mod user;
 mod websocket;
 mod whole_file;
 mod workers;
@@ -61,13 +62,15 @@ use std::convert::Infallible;
 use std::ffi::OsString;
 use std::future::pending;
 use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use nix::sys::signal::{SigSet, Signal};
+use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use conduct::{Parts, Supervised, conduct};
-use config::{Config, RouteConfig, TargetConfig};
+use config::{Config, Limits, RouteConfig, SessionConfig, TargetConfig, WrapConfig};
 use connection::Handling;
 use daemon::Side;
 use gate::Gate;
@@ -80,6 +83,7 @@ use signals::Signals;
 use start::Start;
 use systemd::Manager;
 use tls::Acceptor;
+use user::Identity;
 use wrap::Wrapped;
 
 /// Does what a configuration asks for, to the end. Returns the exit status; what kept it from starting, or ended it, is in the log.
@@ -110,23 +114,25 @@ pub fn run(config: Config) -> u8 {
     status
 }
 
+/// What a service is made of, when all is bound and read.
+struct Prepared {
+    entrance: Entrance,
+    site: Site,
+    acceptor: Option<Arc<Acceptor>>,
+    gate: Arc<Gate>,
+    recorder: Option<Recorder>,
+    wrapped: Option<Wrapped>,
+    limits: Limits,
+    session: SessionConfig,
+    patience: Duration,
+    manager: Manager,
+    /// What is carried from where to where, as the settings tell.
+    direction: String,
+    background: bool,
+}
+
 /// Starts, serves to the end, and returns the exit status.
 fn serve(config: Config, start: &mut Start) -> Result<u8> {
-    let Config {
-        listen,
-        route,
-        wrap,
-        limits,
-        session,
-        door,
-        web,
-        tls,
-        target_tls,
-        record,
-        warnings,
-        background,
-        ..
-    } = config;
     start.check()?;
     // A mask that we were started with would keep us from hearing of signals; no other thread runs yet.
     SigSet::empty()
@@ -134,6 +140,42 @@ fn serve(config: Config, start: &mut Start) -> Result<u8> {
         .context("cannot set the signal mask")?;
     // A log that may not grow any more (`ulimit -f`) is full, and no reason to be killed.
     sys::ignore(Signal::SIGXFSZ).context("cannot ignore a signal")?;
+    let (runtime, prepared) = prepare(config, start)?;
+    let (gate, recorder) = (Arc::clone(&prepared.gate), prepared.recorder.clone());
+    let (phase, reached) = watch::channel(Phase::Serving);
+    let result = runtime.block_on(serve_clients(prepared, phase, start));
+    runtime.block_on(gate.end());
+    // What is left are sessions that had their time, and look-ups that cannot be interrupted.
+    runtime.shutdown_background();
+    if let Some(recorder) = recorder {
+        recorder.finish(*reached.borrow() == Phase::Stopping);
+    }
+    tracing::info!("In exit");
+    result
+}
+
+/// Binds, reads and starts what has to be before clients are served, and gives up the rights that this takes.
+fn prepare(config: Config, start: &mut Start) -> Result<(Runtime, Prepared)> {
+    let Config {
+        listen,
+        route,
+        wrap: wrap_config,
+        limits,
+        session,
+        door,
+        web,
+        tls,
+        target_tls,
+        record,
+        user,
+        background,
+        warnings,
+        ..
+    } = config;
+    let program_user = wrap_config.as_ref().and_then(|wrap| wrap.user.as_ref());
+    for (user, option) in [(user.as_ref(), "--user"), (program_user, "--wrap-user")] {
+        user.map_or(Ok(()), |user| user.check(option))?;
+    }
     let entrance = Entrance::open(&listen)?;
     let manager = Manager::from_environment();
     for warning in warnings {
@@ -152,89 +194,134 @@ fn serve(config: Config, start: &mut Start) -> Result<u8> {
         .transpose()
         .context("cannot set up TLS")?
         .map(Arc::new);
-    let wrapped = wrap
-        .map(|wrap| {
-            let old_port = wrap.port.or_else(|| entrance.port()).context(
-                "a wrapped program needs --wrap-port here: we do not listen on one port that could be its own",
-            )?;
-            Wrapped::new(wrap, old_port, entrance.address().to_string())
-        })
-        .transpose()?;
+    let wrap = |wrap: WrapConfig| {
+        let old_port = wrap.port.or_else(|| entrance.port()).context(
+            "a wrapped program needs --wrap-port here: we do not listen on one port that could be its own",
+        )?;
+        Wrapped::new(wrap, old_port, entrance.address().to_string())
+    };
+    let wrapped = wrap_config.map(wrap).transpose()?;
     // Only now: what is wrapped may not expect so many.
     sys::raise_descriptor_limit();
     log::start().context("cannot start the threads that write the log")?;
-    let recorder = record.as_deref().map(Recorder::start).transpose()?;
     let runtime = workers::runtime().context("cannot start the runtime")?;
     let destination = describe(&route, wrapped.as_ref());
-    let settings = format!("proxying from {} to {destination}", entrance.name());
+    let direction = format!("proxying from {} to {destination}", entrance.name());
     let patience = door.patience;
     let status = wrapped.as_ref().map(Wrapped::status);
-    let gate = Gate::open(door, route, target_tls, status.clone());
-    let gate = Arc::new(runtime.block_on(gate)?);
-    let (phase, phases) = watch::channel(Phase::Serving);
-    let reached = phases.clone();
-    let result = runtime.block_on(async {
-        let signals = Signals::new(wrapped.is_some()).context("cannot take signals")?;
-        // From here on a signal ends us in order; whoever waits for these lines may send one.
-        announce(
-            &entrance,
-            &site,
-            acceptor.as_deref(),
-            recorder.as_ref(),
-            background,
-            &settings,
-        );
-        if session.traffic {
-            tracing::info!(
-                "Traffic: }} from the client, > to the target, {{ from the target, < to the client; a dot: in part"
-            );
-        }
-        let listener = entrance
-            .into_listener()
-            .context("cannot watch the listening socket")?;
-        let handling = Handling {
-            gate: Arc::clone(&gate),
-            session,
-            patience,
-            site,
-            acceptor: acceptor.clone(),
-            recorder: recorder.clone(),
-            phase: phases,
-        };
-        let service = server::serve(listener, handling, limits);
-        let program = wrapped.map(|wrapped| {
-            let (orders, received) = mpsc::channel(8);
-            let (told, gone) = oneshot::channel();
-            Supervised {
-                supervision: wrapped.supervise(received, told),
-                orders,
-                gone,
-            }
-        });
-        let attendance = attend(status, start, &manager, &settings);
-        conduct(Parts {
-            signals,
-            phase,
-            drain: limits.drain,
-            readers: Readers {
-                acceptor,
-                gate: Arc::clone(&gate),
-            },
-            manager: &manager,
-            program,
-            attendance,
-            service,
-        })
-        .await
+    let gate = Gate::open(door, route, target_tls, status, || {
+        give_up_rights(user.as_ref(), start)
     });
-    runtime.block_on(gate.end());
-    // What is left are sessions that had their time, and look-ups that cannot be interrupted.
-    runtime.shutdown_background();
-    if let Some(recorder) = recorder {
-        recorder.finish(*reached.borrow() == Phase::Stopping);
+    let gate = Arc::new(runtime.block_on(gate)?);
+    wrapped.as_ref().map_or(Ok(()), Wrapped::prepare)?;
+    let recorder = record.as_deref().map(Recorder::start).transpose()?;
+    let prepared = Prepared {
+        entrance,
+        site,
+        acceptor,
+        gate,
+        recorder,
+        wrapped,
+        limits,
+        session,
+        patience,
+        manager,
+        direction,
+        background,
+    };
+    Ok((runtime, prepared))
+}
+
+/// Takes the rights of a user instead of root's, if that is asked for.
+fn give_up_rights(user: Option<&Identity>, start: &mut Start) -> Result<()> {
+    let Some(user) = user else {
+        return Ok(());
+    };
+    // The user may not write there, as a rule, nor open what the log goes to.
+    start.write_number()?;
+    log::open();
+    user.assume().map_err(|error| {
+        anyhow!(
+            "cannot give up root's rights for those of {}: {}",
+            user.name(),
+            error.desc()
+        )
+    })
+}
+
+/// Serves to the end, and returns the exit status.
+async fn serve_clients(
+    prepared: Prepared,
+    phase: watch::Sender<Phase>,
+    start: &mut Start,
+) -> Result<u8> {
+    let Prepared {
+        entrance,
+        site,
+        acceptor,
+        gate,
+        recorder,
+        wrapped,
+        limits,
+        session,
+        patience,
+        manager,
+        direction,
+        background,
+    } = prepared;
+    let signals = Signals::new(wrapped.is_some()).context("cannot take signals")?;
+    // From here on a signal ends us in order; whoever waits for these lines may send one.
+    announce(
+        &entrance,
+        &site,
+        acceptor.as_deref(),
+        recorder.as_ref(),
+        background,
+        &direction,
+    );
+    if session.traffic {
+        tracing::info!(
+            "Traffic: }} from the client, > to the target, {{ from the target, < to the client; a dot: in part"
+        );
     }
-    tracing::info!("In exit");
-    result
+    let phases = phase.subscribe();
+    let listener = entrance
+        .into_listener()
+        .context("cannot watch the listening socket")?;
+    let readers = Readers {
+        acceptor: acceptor.clone(),
+        gate: Arc::clone(&gate),
+    };
+    let handling = Handling {
+        gate,
+        session,
+        patience,
+        site,
+        acceptor,
+        recorder,
+        phase: phases,
+    };
+    let status = wrapped.as_ref().map(Wrapped::status);
+    let program = wrapped.map(|wrapped| {
+        let (orders, received) = mpsc::channel(8);
+        let (told, gone) = oneshot::channel();
+        Supervised {
+            supervision: wrapped.supervise(received, told),
+            orders,
+            gone,
+        }
+    });
+    conduct(Parts {
+        signals,
+        phase,
+        drain: limits.drain,
+        readers,
+        manager: &manager,
+        program,
+        attendance: attend(status, start, &manager, &direction),
+        service: server::serve(listener, handling, limits),
+    })
+    .await
 }
 
 /// Tells others when the start has worked, and the service manager what the wrapped program does; ends only if that fails.
@@ -242,18 +329,18 @@ async fn attend(
     program: Option<wrap::Status>,
     start: &mut Start,
     manager: &Manager,
-    settings: &str,
+    direction: &str,
 ) -> Result<Infallible> {
     if let Some(program) = &program {
         program.begun().await;
     }
     start.complete()?;
     let Some(program) = program else {
-        manager.status(settings);
+        manager.status(direction);
         manager.ready();
         return pending().await;
     };
-    let tell = || manager.status(&format!("{settings}; the program {}", program.in_words()));
+    let tell = || manager.status(&format!("{direction}; the program {}", program.in_words()));
     tell();
     program.settled().await;
     manager.ready();
@@ -281,7 +368,7 @@ fn announce(
     acceptor: Option<&Acceptor>,
     recorder: Option<&Recorder>,
     background: bool,
-    settings: &str,
+    direction: &str,
 ) {
     tracing::info!("WebSocket server settings:");
     for line in entrance.describe() {
@@ -305,7 +392,7 @@ fn announce(
     if let Some(recorder) = recorder {
         tracing::info!("  - {}", recorder.describe());
     }
-    tracing::info!("  - {settings}");
+    tracing::info!("  - {direction}");
 }
 
 /// Replaces this process by a program whose `bind()` to `old_port` goes to `new_port` on loopback. Returns only when it cannot,

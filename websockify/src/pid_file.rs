@@ -83,12 +83,11 @@ impl Drop for PidFile {
         let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
         let ours = self.file.metadata().map(identity);
         let there = fs::symlink_metadata(&self.path).map(identity);
-        if !matches!((ours, there), (Ok(ours), Ok(there)) if ours == there) {
+        let is_there = matches!((ours, there), (Ok(ours), Ok(there)) if ours == there);
+        if is_there && fs::remove_file(&self.path).is_ok() {
             return;
         }
-        if fs::remove_file(&self.path).is_err()
-            && let Err(error) = self.file.set_len(0)
-        {
+        if let Err(error) = self.file.set_len(0) {
             let path = self.path.display();
             tracing::warn!("cannot remove {path}: {}", sys::describe(&error));
         }

@@ -45,14 +45,23 @@ impl Start {
         self.pid_path.as_deref().map_or(Ok(()), PidFile::check)
     }
 
+    /// Writes our number, if that is asked for and was not done.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(crate) fn write_number(&mut self) -> Result<()> {
+        if let Some(path) = self.pid_path.take() {
+            self.pid_file = Some(PidFile::write(path)?);
+        }
+        Ok(())
+    }
+
     /// Tells the others that it has worked.
     ///
     /// # Errors
     /// They cannot be told.
     pub(crate) fn complete(&mut self) -> Result<()> {
-        if let Some(path) = self.pid_path.take() {
-            self.pid_file = Some(PidFile::write(path)?);
-        }
+        self.write_number()?;
         match self.launcher.take() {
             Some(launcher) => launcher.release(self.keep_directory),
             None => Ok(()),

@@ -21,6 +21,7 @@
 //! - [`recording`]: recordings of sessions.
 //! - [`daemon`]: going to the background, and the file with the process number.
 //! - [`service`]: as a service of systemd: sockets that are handed over, notifications, units, restarts.
+//! - [`user`]: whose rights it has.
 //! - [`lifetime`]: stopping, run-once, timeouts, leaks.
 //! - [`shim`]: the preloaded library itself.
 //! - [`library`]: where the preloaded library comes from.
@@ -58,4 +59,5 @@ mod token_api;
 mod token_redis;
 mod tokens;
 mod upgrade;
+mod user;
 mod wrapping;

@@ -56,14 +56,14 @@ pub enum TokenSourceConfig {
 
 impl TokenSourceConfig {
     /// Whether it is a program that we start.
-    pub(super) fn is_program(&self) -> bool {
+    pub(crate) fn is_program(&self) -> bool {
         matches!(self, Self::Exec(_) | Self::Python(_))
     }
 }
 
 impl AuthenticatorConfig {
     /// Whether it is a program that we start.
-    pub(super) fn is_program(&self) -> bool {
+    pub(crate) fn is_program(&self) -> bool {
         matches!(self, Self::Exec(_) | Self::Python(_))
     }
 }

@@ -143,7 +143,9 @@ impl Entrance {
                 address,
                 prefer_ipv6,
             } => Self::Listening(vec![tcp::listen(address, *prefer_ipv6)?]),
-            ListenAddr::Unix { path, mode } => Self::Listening(vec![unix::listen(path, *mode)?]),
+            ListenAddr::Unix { path, mode, owner } => {
+                Self::Listening(vec![unix::listen(path, *mode, owner.as_ref())?])
+            }
             ListenAddr::Inherited => handed::by_inetd()?,
             ListenAddr::Activated(names) => handed::by_systemd(names)?,
         })

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow, bail};
@@ -13,9 +13,10 @@ use nix::sys::stat::{Mode, umask};
 
 use super::{Address, BACKLOG, Bound};
 use crate::sys;
+use crate::user::Identity;
 
-/// Listens on the unix socket at `path`, which gets these permission bits.
-pub(super) fn listen(path: &Path, mode: u32) -> Result<Bound> {
+/// Listens on the unix socket at `path`, which gets these permission bits and, if it is to be another's than ours, this owner.
+pub(super) fn listen(path: &Path, mode: u32, owner: Option<&Identity>) -> Result<Bound> {
     let cannot = |error: Errno| {
         anyhow!(
             "cannot listen on unix socket {}: {}",
@@ -39,6 +40,9 @@ pub(super) fn listen(path: &Path, mode: u32) -> Result<Bound> {
     umask(before);
     bound.map_err(cannot)?;
     let file = SocketFile::new(path).map_err(failed)?;
+    if let Some((user, group)) = owner.map(Identity::ids) {
+        lchown(path, Some(user), Some(group)).map_err(failed)?;
+    }
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed)?;
     socket::listen(&socket, Backlog::new(BACKLOG).map_err(cannot)?).map_err(cannot)?;
     let name = path.display().to_string();
@@ -130,6 +134,7 @@ mod tests {
         let bound = Entrance::open(&ListenAddr::Unix {
             path: path.clone(),
             mode: 0o620,
+            owner: None,
         })
         .unwrap();
         assert_eq!(
@@ -139,6 +144,7 @@ mod tests {
         let second = Entrance::open(&ListenAddr::Unix {
             path: path.clone(),
             mode: 0o600,
+            owner: None,
         })
         .unwrap_err();
         assert!(
@@ -155,6 +161,7 @@ mod tests {
         let error = Entrance::open(&ListenAddr::Unix {
             path: file.path().to_owned(),
             mode: 0o600,
+            owner: None,
         })
         .unwrap_err();
         assert!(format!("{error:#}").contains("not a socket"), "{error:#}");
@@ -168,6 +175,7 @@ mod tests {
         let bound = Entrance::open(&ListenAddr::Unix {
             path: path.clone(),
             mode: 0o600,
+            owner: None,
         })
         .unwrap();
         fs::rename(&path, directory.path().join("moved")).unwrap();

@@ -28,7 +28,7 @@ use file::LogFile;
 use syslog::Syslog;
 use writer::{Sink, Writer};
 
-pub(crate) use stderr::{mark, own_descriptor, together};
+pub(crate) use stderr::{mark, open, own_descriptor, together};
 
 /// The target of events that are lines of the text form only: in the JSON form another event has what they say.
 pub(crate) const TEXT: &str = concat!(env!("CARGO_PKG_NAME"), "::text");

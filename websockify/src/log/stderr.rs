@@ -47,6 +47,11 @@ static OWN_STDERR: LazyLock<Option<File>> = LazyLock::new(|| {
         .flatten()
 });
 
+/// Opens what lines are written to; otherwise the first line does. Later on that may not be allowed.
+pub(crate) fn open() {
+    LazyLock::force(&OWN_STDERR);
+}
+
 /// The descriptor beside that of stderr that lines are written to, if there is one.
 pub(crate) fn own_descriptor() -> Option<RawFd> {
     OWN_STDERR.as_ref().map(AsRawFd::as_raw_fd)

@@ -6,7 +6,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::signal::{self, Signal};
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 /// How long processes have to end before SIGKILL.
@@ -92,11 +92,6 @@ pub(super) fn reap(mut note: impl FnMut(Pid, i32)) -> bool {
     }
 }
 
-/// Sends a signal to a process group; one that is gone is fine.
-pub(super) fn signal_group(group: Pid, signal: Signal) {
-    _ = signal::killpg(group, signal);
-}
-
 /// Processes that are being ended: with a signal, then with SIGTERM if that is another, then with SIGKILL.
 #[derive(Debug)]
 pub(super) struct Ending {
@@ -131,8 +126,9 @@ impl Ending {
         }
     }
 
-    /// Tells the processes that are `left` to end, as far as they have not been told. What they start meanwhile is told as well.
-    pub(super) fn step(&mut self, left: &[Pid]) -> Step {
+    /// Tells the processes that are `left` to end by means of `send`, as far as they have not been told. What they start meanwhile is
+    /// told as well.
+    pub(super) fn step(&mut self, left: &[Pid], send: impl Fn(Pid, Signal)) -> Step {
         let now = Instant::now();
         if self.deadline.is_some_and(|deadline| now >= deadline) {
             self.signals.pop();
@@ -145,9 +141,9 @@ impl Ending {
         self.deadline.get_or_insert(now + limit);
         for &pid in left {
             if !self.told.contains(&pid) {
-                // One that is gone is fine. A stopped one has to go on to notice.
-                _ = signal::kill(pid, signal);
-                _ = signal::kill(pid, Signal::SIGCONT);
+                send(pid, signal);
+                // A stopped one has to go on to notice.
+                send(pid, Signal::SIGCONT);
                 self.told.push(pid);
             }
         }

@@ -32,13 +32,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
-use nix::unistd::Pid;
+use nix::unistd::{Pid, Uid};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::cli::WrapMethod;
 use crate::config::WrapConfig;
+use crate::user::Identity;
 use crate::{sys, whole_file};
 
 use guard::Unattached;
@@ -94,6 +95,15 @@ impl fmt::Display for Method {
 impl Method {
     /// The method that is asked for, or that reaches the program.
     fn choose(config: &WrapConfig, rule: Rule) -> Result<Self> {
+        let filter = || {
+            ensure!(
+                !config.is_foreign,
+                "the port can only be moved by seccomp, for which we have to see into the program: so it has to be the same user's as we \
+                 are (--wrap-user, --user)"
+            );
+            let keeps_rights = config.user.as_ref().is_none_or(Identity::is_root);
+            Filter::new(keeps_rights && Uid::effective().is_root())
+        };
         let preloadable = inspect::check_preload(&config.command);
         let method = match (config.method, preloadable) {
             (_, Err(obstacle @ (Obstacle::Missing(_) | Obstacle::Unexecutable(_)))) => {
@@ -109,9 +119,9 @@ impl Method {
             (WrapMethod::Auto, Err(_)) if config.unix_target.is_some() => Self::Untouched,
             (WrapMethod::Auto, Err(obstacle)) => {
                 tracing::debug!("{obstacle}");
-                Self::Seccomp(Filter::new().with_context(|| obstacle.to_string())?, rule)
+                Self::Seccomp(filter().with_context(|| obstacle.to_string())?, rule)
             }
-            (WrapMethod::Seccomp, _) => Self::Seccomp(Filter::new()?, rule),
+            (WrapMethod::Seccomp, _) => Self::Seccomp(filter()?, rule),
             (WrapMethod::None, _) => Self::Untouched,
         };
         if matches!(&method, Self::Seccomp(filter, _) if filter.weakens()) {
@@ -337,11 +347,11 @@ impl Wrapped {
             new: new_port,
         };
         let method = Method::choose(&config, rule)?;
-        let ready_file = config
-            .ready_file
-            .clone()
-            .map(|path| ReadyFile::new(path, listen))
-            .transpose()?;
+        let ready_file = config.ready_file.clone().map(|path| ReadyFile {
+            path,
+            listen,
+            content: None,
+        });
         let words: Vec<_> = config
             .command
             .iter()
@@ -370,6 +380,15 @@ impl Wrapped {
             _reservation: reservation,
         };
         Ok(Self { program, guard })
+    }
+
+    /// Checks what has to be done with the rights that we keep.
+    ///
+    /// # Errors
+    /// It cannot be told when the program listens.
+    pub(crate) fn prepare(&self) -> Result<()> {
+        let file = self.program.ready_file.as_ref();
+        file.map_or(Ok(()), ReadyFile::prepare)
     }
 
     /// What connections need to know.
@@ -429,24 +448,20 @@ struct ReadyFile {
 
 impl ReadyFile {
     /// Removes what an earlier start may have left, and checks that a file can be written.
-    fn new(path: PathBuf, listen: String) -> Result<Self> {
-        match fs::remove_file(&path) {
+    fn prepare(&self) -> Result<()> {
+        match fs::remove_file(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 bail!(
                     "cannot remove {}: {}",
-                    path.display(),
+                    self.path.display(),
                     sys::describe(&error)
                 );
             }
             _ => {}
         }
-        let file = Self {
-            path,
-            listen,
-            content: None,
-        };
-        whole_file::beside(&file.path).map_err(|error| whole_file::failure(&file.path, error))?;
-        Ok(file)
+        let file = whole_file::beside(&self.path);
+        file.map_err(|error| whole_file::failure(&self.path, error))?;
+        Ok(())
     }
 
     /// Writes it at once or not at all. `target` is where the process `pid` listens.

@@ -6,7 +6,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::time::Instant;
 
-use super::child::{self, Exit};
+use super::child::Exit;
 use super::guard::Handle;
 use super::listening::{self, Listener};
 use super::{Program, State, proc};
@@ -197,7 +197,7 @@ impl Run {
 
     /// Takes note that a process of the program was stopped: it wants to read from the terminal, or somebody pressed Ctrl-Z
     /// while it had it. Then we stop as well.
-    pub(super) fn note_stop(&mut self, pid: Pid, signal: i32) {
+    pub(super) fn note_stop(&mut self, pid: Pid, signal: i32, guard: &Handle) {
         match signal {
             libc::SIGTTIN | libc::SIGTTOU => self.wants_terminal = true,
             libc::SIGTSTP if pid == self.leader && terminal::take_back(self.leader) => {
@@ -205,17 +205,17 @@ impl Run {
                 if terminal::is_ours() {
                     terminal::give_to(self.leader);
                 }
-                child::signal_group(self.leader, Signal::SIGCONT);
+                guard.signal_group(self.leader, Signal::SIGCONT);
             }
             _ => {}
         }
     }
 
     /// Gives the program the terminal that it wants, as soon as that is ours to give.
-    pub(super) fn answer_wish_for_terminal(&mut self) {
+    pub(super) fn answer_wish_for_terminal(&mut self, guard: &Handle) {
         if self.wants_terminal && terminal::is_ours() {
             terminal::give_to(self.leader);
-            child::signal_group(self.leader, Signal::SIGCONT);
+            guard.signal_group(self.leader, Signal::SIGCONT);
             self.wants_terminal = false;
             self.had_terminal = true;
         }

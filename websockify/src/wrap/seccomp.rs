@@ -23,7 +23,6 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     ControlMessageOwned, MsgFlags, SockaddrStorage, bind, recvmsg, setsockopt, sockopt,
 };
-use nix::unistd::Uid;
 
 use super::redirect::{self, Rule, Socket};
 
@@ -91,11 +90,11 @@ struct Instruction {
 }
 
 impl Filter {
-    /// Makes the filter.
+    /// Makes the filter. Whoever has all rights when it is applied, as told by `privileged`, need not give any up.
     ///
     /// # Errors
     /// This system does not do it, and why.
-    pub(super) fn new() -> Result<Self> {
+    pub(super) fn new(privileged: bool) -> Result<Self> {
         if ARCHITECTURES.is_empty() {
             bail!("moving a port by seccomp is not known for this kind of machine");
         }
@@ -117,7 +116,7 @@ impl Filter {
         }
         Ok(Self {
             code: code(),
-            no_new_privileges: !Uid::effective().is_root(),
+            no_new_privileges: !privileged,
         })
     }
 

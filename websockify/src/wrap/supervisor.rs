@@ -166,7 +166,7 @@ impl Supervisor {
                 self.stage = Stage::Running(Run::new(leader));
                 if let Err(error) = self.guard.supervise() {
                     tracing::error!("cannot answer the program's filter: {error}");
-                    child::signal_group(leader, Signal::SIGKILL);
+                    self.guard.signal_group(leader, Signal::SIGKILL);
                 }
             }
             (Change::Failed(error), _) => {
@@ -181,7 +181,9 @@ impl Supervisor {
                 self.start_later(false);
             }
             (Change::Ended(pid, exit), Stage::Running(run)) => run.note_end(pid, exit),
-            (Change::Stopped(pid, signal), Stage::Running(run)) => run.note_stop(pid, signal),
+            (Change::Stopped(pid, signal), Stage::Running(run)) => {
+                run.note_stop(pid, signal, &self.guard);
+            }
             (Change::AllEnded, Stage::Running(run)) => run.any_left = false,
             // Of an earlier start.
             (Change::Ended(..) | Change::Stopped(..) | Change::AllEnded, _) => {}
@@ -221,7 +223,7 @@ impl Supervisor {
                 }
             }
             Stage::Running(run) => {
-                run.answer_wish_for_terminal();
+                run.answer_wish_for_terminal(&self.guard);
                 run.look_for_listeners(&mut self.program, &self.guard);
                 if let Some(exit) = run.gone(&self.program.config) {
                     self.act_on_end(exit).await;
@@ -295,7 +297,7 @@ impl Supervisor {
             return;
         };
         if run.exit.is_none() {
-            return child::signal_group(run.leader, signal);
+            return self.guard.signal_group(run.leader, signal);
         }
         let mut groups: Vec<Pid> = run
             .holders
@@ -308,7 +310,7 @@ impl Supervisor {
         groups
             .into_iter()
             .filter(|&group| group != getpgrp())
-            .for_each(|group| child::signal_group(group, signal));
+            .for_each(|group| self.guard.signal_group(group, signal));
     }
 
     /// Stops the program and this process, and goes on when somebody continues it.
@@ -339,7 +341,8 @@ impl Supervisor {
             if unseen == 2 {
                 return;
             }
-            if ending.step(&left) == Step::GaveUp {
+            let send = |pid, signal| self.guard.signal(pid, signal);
+            if ending.step(&left, send) == Step::GaveUp {
                 let (some, all) = (&left[..left.len().min(10)], left.len());
                 return tracing::warn!(
                     "{all} processes of the wrapped program cannot be ended, among them {some:?}"

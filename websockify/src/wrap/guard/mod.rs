@@ -13,6 +13,7 @@
 
 mod process;
 
+use std::ffi::OsStr;
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd};
@@ -25,6 +26,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, socketpair};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, fork};
@@ -88,6 +90,46 @@ impl Event {
                     3 => Some(Self::AllEnded),
                     _ => None,
                 }
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What the guard is told; an empty message would be the end of the channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order<'a> {
+    /// To start the program, with the shim at this path.
+    Start(&'a Path),
+    /// To send a signal to a process, or to a process group if its number is negative.
+    Signal(Pid, Signal),
+}
+
+impl<'a> Order<'a> {
+    /// What kind of order a message is.
+    const START: u8 = b'+';
+    const SIGNAL: u8 = b'!';
+    /// The longest one.
+    const MAX_LENGTH: usize = 1 + libc::PATH_MAX as usize;
+
+    fn start(shim: &Path) -> Vec<u8> {
+        [&[Self::START], shim.as_os_str().as_bytes()].concat()
+    }
+
+    fn signal(target: Pid, signal: Signal) -> Vec<u8> {
+        let numbers = [target.as_raw(), signal as i32].map(i32::to_ne_bytes);
+        [&[Self::SIGNAL], numbers.as_flattened()].concat()
+    }
+
+    fn decode(bytes: &'a [u8]) -> Option<Self> {
+        match bytes.split_first()? {
+            (&Self::START, shim) => Some(Self::Start(Path::new(OsStr::from_bytes(shim)))),
+            (&Self::SIGNAL, numbers) => {
+                let (&[target, signal], []) = numbers.as_chunks::<4>() else {
+                    return None;
+                };
+                let [target, signal] = [target, signal].map(i32::from_ne_bytes);
+                Some(Self::Signal(Pid::from_raw(target), signal.try_into().ok()?))
             }
             _ => None,
         }
@@ -178,9 +220,21 @@ pub(super) struct Handle {
 impl Handle {
     /// Has the program started, with the shim at this path; [`Change::Started`] or [`Change::Failed`] tells what came of it.
     pub(super) async fn start(&self, shim: &Path) -> io::Result<()> {
-        // An empty message would be the end of the channel.
-        let order = [b"+", shim.as_os_str().as_bytes()].concat();
-        self.channel.send(&order).await.map(drop)
+        self.channel.send(&Order::start(shim)).await.map(drop)
+    }
+
+    /// Sends a signal to a process of the program, or to a process group if its number is negative; one that is gone is fine. What
+    /// we may not signal, because it is another user's, the guard may.
+    pub(super) fn signal(&self, target: Pid, signal: Signal) {
+        if kill(target, signal) == Err(Errno::EPERM) {
+            // It fails when the guard is gone.
+            _ = self.channel.try_send(&Order::signal(target, signal));
+        }
+    }
+
+    /// Sends a signal to a process group.
+    pub(super) fn signal_group(&self, group: Pid, signal: Signal) {
+        self.signal(Pid::from_raw(-group.as_raw()), signal);
     }
 
     /// Answers for the filter of a program that was started, or that failed to be.
@@ -271,5 +325,17 @@ mod tests {
         }
         assert_eq!(Event::decode(&[]), None);
         assert_eq!(Event::decode(&[9; Event::LENGTH]), None);
+    }
+
+    #[test]
+    fn orders_survive_their_way() {
+        let (shim, group) = (Path::new("/shim"), Pid::from_raw(-4711));
+        assert_eq!(Order::decode(&Order::start(shim)), Some(Order::Start(shim)));
+        let signal = Order::signal(group, Signal::SIGUSR1);
+        let expected = Order::Signal(group, Signal::SIGUSR1);
+        assert_eq!(Order::decode(&signal), Some(expected));
+        for bad in [&b""[..], b"?", &signal[..5], b"!12345678"] {
+            assert_eq!(Order::decode(bad), None, "{bad:?}");
+        }
     }
 }

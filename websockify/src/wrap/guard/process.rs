@@ -1,9 +1,8 @@
 //! The guard itself: what runs in the process between the bridge and the program.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixDatagram as Channel, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -11,7 +10,7 @@ use std::process::Command;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
+use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, kill, signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{MsgFlags, sendmsg};
 use nix::unistd::{Pid, setpgid};
@@ -20,14 +19,13 @@ use super::super::child::{Ending, Step, reap};
 use super::super::redirect::Rule;
 use super::super::seccomp::Filter;
 use super::super::{preload, proc};
-use super::Event;
+use super::{Event, Order};
 use crate::config::{OWN_VARIABLES, WrapConfig};
 use crate::sys;
+use crate::user::Identity;
 
 /// The guard's name in `ps`, instead of ours.
 const NAME: &str = "wrap-guard";
-/// The longest path of a shim, and so the longest order.
-const MAX_ORDER: usize = 1 + libc::PATH_MAX as usize;
 /// How often processes that are being ended are looked at, in milliseconds.
 const LOOK_INTERVAL: u16 = 10;
 
@@ -36,6 +34,8 @@ pub(super) struct Guard {
     channel: Channel,
     changes: SignalFd,
     command: Vec<OsString>,
+    /// Whose rights it has, if not those that we were started with.
+    user: Option<Identity>,
     /// The port that the shim moves.
     rule: Option<Rule>,
     /// The filter of the program, and where its listener is sent.
@@ -76,6 +76,7 @@ impl Guard {
                 SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK,
             )?,
             command: config.command.clone(),
+            user: config.user.clone(),
             rule,
             filter,
         })
@@ -89,7 +90,7 @@ impl Guard {
     }
 
     fn serve(&self) -> io::Result<()> {
-        let mut order = vec![0; MAX_ORDER];
+        let mut order = vec![0; Order::MAX_LENGTH];
         loop {
             let ready = self.wait(PollTimeout::NONE)?;
             if !self.report() {
@@ -98,7 +99,12 @@ impl Guard {
             if ready {
                 match self.channel.recv(&mut order)? {
                     0 => return Ok(()),
-                    length => self.start(Path::new(OsStr::from_bytes(&order[1..length]))),
+                    length => match Order::decode(&order[..length]) {
+                        Some(Order::Start(shim)) => self.start(shim),
+                        // One that is gone is fine.
+                        Some(Order::Signal(target, signal)) => _ = kill(target, signal),
+                        None => return Err(io::ErrorKind::InvalidData.into()),
+                    },
                 }
             }
         }
@@ -152,6 +158,10 @@ impl Guard {
     }
 
     fn spawn(&self, shim: &Path) -> io::Result<Pid> {
+        if let Some(user) = &self.user {
+            // From the first start on we have them ourselves, and so need no others to start it again.
+            user.assume()?;
+        }
         let (program, arguments) = self
             .command
             .split_first()
@@ -160,6 +170,9 @@ impl Guard {
         order.args(arguments).process_group(0);
         for variable in OWN_VARIABLES {
             order.env_remove(variable);
+        }
+        if let Some(user) = &self.user {
+            order.envs(user.variables());
         }
         if let Some(rule) = self.rule {
             order.envs(preload::variables(rule, shim));
@@ -181,7 +194,9 @@ impl Guard {
         loop {
             // All that is left is below us, so without children nothing is.
             let left = reap(|_, _| ());
-            if !left || ending.step(&proc::descendants(Pid::this())) == Step::GaveUp {
+            // One that is gone is fine.
+            let send = |pid, signal| _ = kill(pid, signal);
+            if !left || ending.step(&proc::descendants(Pid::this()), send) == Step::GaveUp {
                 return;
             }
             _ = self.wait_for_change();
