@@ -7,7 +7,7 @@
 #   make compliance   the compatibility tests against the Python original
 #   make bench        speed, size and scale beside other relays; make bench-quick takes 4 minutes
 #   make screenshots  the pictures of the README
-#   make install      the release build and the pages, to $(PREFIX)
+#   make install      the release build, the pages and units for systemd, to $(PREFIX)
 
 CARGO ?= cargo
 PREFIX ?= /usr/local
@@ -21,12 +21,13 @@ WEB := websockify/web
 BUNDLE := $(WEB)/dist/xterm.js
 # What a browser loads: xterm.js is loaded as a bundle.
 PAGES = $(filter-out $(WEB)/xterm.js,$(wildcard $(addprefix $(WEB)/*.,html js css svg)))
+UNITS := websockify.service websockify.socket websockify@.service
 # Debian's are not wanted where others are, for they cannot be installed beside them.
 NODE_PACKAGES := $(if $(shell command -v node),,nodejs) $(if $(shell command -v npm),,npm)
 RUN_PACKAGES := telnetd-ssl
 WEB_TEST_PACKAGES := telnetd-ssl tigervnc-standalone-server chromium novnc xterm fonts-dejavu-core openssl
 TEST_PACKAGES := telnetd-ssl tigervnc-standalone-server tigervnc-tools redis-server rsyslog busybox-static socat tmux \
-	sslscan python3 python3-venv perl iproute2 libcap2-bin binutils util-linux \
+	sslscan python3 python3-venv perl iproute2 libcap2-bin binutils util-linux procps uidmap systemd \
 	apache2-utils gcc libc6-dev musl-tools golang-go $(NODE_PACKAGES) $(WEB_TEST_PACKAGES) \
 	$(if $(filter x86_64,$(shell uname -m)),gcc-multilib)
 BENCH_PACKAGES := haproxy nginx-light openssl socat python3 python3-venv
@@ -108,10 +109,15 @@ install: $(BUNDLE)
 	install -d $(DESTDIR)$(PREFIX)/share/websockify/web/dist
 	install -m 644 $(PAGES) $(DESTDIR)$(PREFIX)/share/websockify/web
 	install -m 644 $(WEB)/dist/* $(DESTDIR)$(PREFIX)/share/websockify/web/dist
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	for unit in $(UNITS); do \
+		sed 's|/usr/local/bin/|$(PREFIX)/bin/|' websockify/contrib/systemd/$$unit \
+			| install -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit || exit; done
 
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/bin/websockify $(DESTDIR)$(PREFIX)/bin/rebind $(DESTDIR)$(PREFIX)/lib/websockify/librebind.so
 	rm -rf $(DESTDIR)$(PREFIX)/share/websockify/web
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/lib/systemd/system/,$(UNITS))
 
 clean:
 	$(CARGO) clean
