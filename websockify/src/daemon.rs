@@ -7,7 +7,7 @@
 #![allow(unsafe_code, reason = "fork")]
 
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -15,7 +15,6 @@ use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, chdir, setsid};
 
-use crate::addr::ListenAddr;
 use crate::{log, sys};
 
 /// What a process is after [`fork`].
@@ -34,11 +33,11 @@ pub(crate) struct Launcher(PipeWriter);
 /// Makes a daemon of this process, of which only the launcher is left in the foreground. No other thread may run.
 ///
 /// The daemon keeps standard input, output and error and the working directory until [`Launcher::release`], and its umask for good;
-/// besides what it is to listen on, no other descriptor that it has inherited, for somebody may wait for that to be closed.
+/// besides `activated`, no other descriptor that it has inherited, for somebody may wait for that to be closed.
 ///
 /// # Errors
 /// There can be no daemon.
-pub(crate) fn fork(listen: &ListenAddr) -> Result<Side> {
+pub(crate) fn fork(activated: &[OwnedFd]) -> Result<Side> {
     let (outcome, pipe) = io::pipe().context("cannot make a pipe for the daemon")?;
     // SAFETY: no other thread runs, so the child is as free as its parent.
     match unsafe { nix::unistd::fork() }.context("cannot start the daemon")? {
@@ -51,16 +50,11 @@ pub(crate) fn fork(listen: &ListenAddr) -> Result<Side> {
         ForkResult::Child => {
             drop(outcome);
             leave_session()?;
-            let activated = match listen {
-                ListenAddr::Activated(names) => names.len(),
-                _ => 0,
-            };
             let kept: Vec<_> = (sys::STANDARD.into_iter())
                 .chain([pipe.as_raw_fd()])
-                .chain(log::own_descriptor())
-                .chain(sys::activated_numbers(activated))
+                .chain(activated.iter().map(AsRawFd::as_raw_fd))
                 .collect();
-            // SAFETY: nothing has been opened yet, so nobody here owns what is closed.
+            // SAFETY: nothing else has been opened yet, so nobody here owns what is closed.
             unsafe { sys::close_all_but(&kept) }.context("cannot close what was inherited")?;
             Ok(Side::Daemon(Launcher(pipe)))
         }

@@ -9,10 +9,11 @@
 //!
 //! # Around it
 //!
-//! [`cli`] mirrors the command line, [`config`] makes sense of it. [`server`] is the accept loop with its limits, which gives
-//! connections to [`workers`]. [`wrap`] starts a
-//! program whose port is moved out of the way, and looks after it. [`log`] writes what happens, [`record`] what passes. [`memory`] is where
-//! buffers come from. [`run`] puts it all together.
+//! [`cli`] mirrors the command line, [`config`] makes sense of it. [`daemon`] goes to the background, [`user`] gives up rights, and
+//! [`start`] and [`systemd`] tell others how it went. [`server`] is the accept loop with its limits, which gives connections to
+//! [`workers`]. [`wrap`] starts a program whose port is moved out of the way, and looks after it. [`mod@conduct`] has both do what signals
+//! ask for, [`reload`] among it. [`log`] writes what happens, [`record`] what passes. [`memory`] is where buffers come from. [`run`] puts it
+//! all together.
 
 #![deny(unsafe_code)]
 
@@ -61,6 +62,7 @@ mod wrap;
 use std::convert::Infallible;
 use std::ffi::OsString;
 use std::future::pending;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,6 +71,7 @@ use nix::sys::signal::{SigSet, Signal};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use addr::ListenAddr;
 use conduct::{Parts, Supervised, conduct};
 use config::{Config, Limits, RouteConfig, SessionConfig, TargetConfig, WrapConfig};
 use connection::Handling;
@@ -89,10 +92,15 @@ use wrap::Wrapped;
 /// Does what a configuration asks for, to the end. Returns the exit status; what kept it from starting, or ended it, is in the log.
 pub fn run(config: Config) -> u8 {
     // First of all: nothing has been opened yet, and no other thread runs.
-    let side = config
-        .background
-        .then(|| daemon::fork(&config.listen))
-        .transpose();
+    let activated = match &config.listen {
+        ListenAddr::Activated(names) => sys::activated(names.len()),
+        _ => Ok(Vec::new()),
+    };
+    let activated = activated
+        .map_err(|error| anyhow!(sys::describe(&error)))
+        .context("systemd has not handed over what it says");
+    let fork = || daemon::fork(activated.as_deref().unwrap_or_default());
+    let side = config.background.then(fork).transpose();
     if let Ok(Some(Side::Launcher(status))) = side {
         return status;
     }
@@ -103,7 +111,7 @@ pub fn run(config: Config) -> u8 {
             start.is_awaited_by(launcher);
         }
         logged?;
-        serve(config, &mut start)
+        serve(config, activated?, &mut start)
     });
     let status = served.unwrap_or_else(|error| {
         tracing::error!("websockify: error: {error:#}");
@@ -132,7 +140,7 @@ struct Prepared {
 }
 
 /// Starts, serves to the end, and returns the exit status.
-fn serve(config: Config, start: &mut Start) -> Result<u8> {
+fn serve(config: Config, activated: Vec<OwnedFd>, start: &mut Start) -> Result<u8> {
     start.check()?;
     // A mask that we were started with would keep us from hearing of signals; no other thread runs yet.
     SigSet::empty()
@@ -140,7 +148,7 @@ fn serve(config: Config, start: &mut Start) -> Result<u8> {
         .context("cannot set the signal mask")?;
     // A log that may not grow any more (`ulimit -f`) is full, and no reason to be killed.
     sys::ignore(Signal::SIGXFSZ).context("cannot ignore a signal")?;
-    let (runtime, prepared) = prepare(config, start)?;
+    let (runtime, prepared) = prepare(config, activated, start)?;
     let (gate, recorder) = (Arc::clone(&prepared.gate), prepared.recorder.clone());
     let (phase, reached) = watch::channel(Phase::Serving);
     let result = runtime.block_on(serve_clients(prepared, phase, start));
@@ -155,7 +163,11 @@ fn serve(config: Config, start: &mut Start) -> Result<u8> {
 }
 
 /// Binds, reads and starts what has to be before clients are served, and gives up the rights that this takes.
-fn prepare(config: Config, start: &mut Start) -> Result<(Runtime, Prepared)> {
+fn prepare(
+    config: Config,
+    activated: Vec<OwnedFd>,
+    start: &mut Start,
+) -> Result<(Runtime, Prepared)> {
     let Config {
         listen,
         route,
@@ -176,7 +188,7 @@ fn prepare(config: Config, start: &mut Start) -> Result<(Runtime, Prepared)> {
     for (user, option) in [(user.as_ref(), "--user"), (program_user, "--wrap-user")] {
         user.map_or(Ok(()), |user| user.check(option))?;
     }
-    let entrance = Entrance::open(&listen)?;
+    let entrance = Entrance::open(&listen, activated)?;
     let manager = Manager::from_environment();
     for warning in warnings {
         tracing::warn!("warning: {warning}");
@@ -237,9 +249,8 @@ fn give_up_rights(user: Option<&Identity>, start: &mut Start) -> Result<()> {
     let Some(user) = user else {
         return Ok(());
     };
-    // The user may not write there, as a rule, nor open what the log goes to.
+    // The user may not write there, as a rule.
     start.write_number()?;
-    log::open();
     user.assume().map_err(|error| {
         anyhow!(
             "cannot give up root's rights for those of {}: {}",

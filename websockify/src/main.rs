@@ -1,4 +1,4 @@
-//! The `websockify` command: arguments → configuration → log → run → exit status.
+//! The `websockify` command: arguments → configuration → run → exit status.
 
 use std::process::ExitCode;
 

@@ -26,11 +26,18 @@ pub(crate) struct PidFile {
 const LONGEST: u64 = 16;
 
 impl PidFile {
-    /// Checks that no other websockify has this file, so that nothing is done that could disturb it.
+    /// Checks that it can be written, and that no other websockify has it, so that nothing is done that could disturb that.
     ///
     /// # Errors
-    /// Another one has it, or it is something else.
+    /// It cannot, another one has it, or it is something else.
     pub(crate) fn check(path: &Path) -> Result<()> {
+        Self::check_others(path)?;
+        let file = whole_file::beside(path);
+        file.map_err(|error| whole_file::failure(path, &error))?;
+        Ok(())
+    }
+
+    fn check_others(path: &Path) -> Result<()> {
         let name = path.display();
         let opened = File::options()
             .read(true)
@@ -61,7 +68,7 @@ impl PidFile {
     /// # Errors
     /// It cannot be written, or another websockify has it.
     pub(crate) fn write(path: PathBuf) -> Result<Self> {
-        Self::check(&path)?;
+        Self::check_others(&path)?;
         let write = || -> io::Result<Flock<File>> {
             let mut file = whole_file::beside(&path)?;
             writeln!(file, "{}", process::id())?;
@@ -71,7 +78,7 @@ impl PidFile {
         };
         match write() {
             Ok(file) => Ok(Self { path, file }),
-            Err(error) => Err(whole_file::failure(&path, error)),
+            Err(error) => Err(whole_file::failure(&path, &error)),
         }
     }
 }

@@ -192,20 +192,16 @@ pub(crate) fn watch_for_input(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 /// The descriptor that systemd hands over first (sd_listen_fds(3)).
 const FIRST_ACTIVATED: RawFd = 3;
 
-/// The numbers of this many descriptors that systemd has handed over.
-pub(crate) fn activated_numbers(count: usize) -> impl Iterator<Item = RawFd> {
-    (FIRST_ACTIVATED..).take(count)
-}
-
-/// Takes the descriptors that systemd has handed over, which is to be done once. Nothing that is started inherits them.
+/// Takes this many descriptors that systemd has handed over, once, and before this process has opened any. Nothing that is started
+/// inherits them.
 pub(crate) fn activated(count: usize) -> io::Result<Vec<OwnedFd>> {
     let take = |number| {
         // SAFETY: F_SETFD takes a number; a descriptor that is none is only reported as such.
         Errno::result(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) })?;
-        // SAFETY: it is open, and was given to this process, in which nobody else has taken it.
+        // SAFETY: it is open, and since nothing was opened here it was inherited; nobody else has taken it.
         Ok(unsafe { OwnedFd::from_raw_fd(number) })
     };
-    activated_numbers(count).map(take).collect()
+    (FIRST_ACTIVATED..).take(count).map(take).collect()
 }
 
 /// Accepts a connection, which does not block; the address is the peer's.

@@ -36,7 +36,8 @@ pub(crate) struct Manager {
 impl Manager {
     /// The one that the environment names.
     pub(crate) fn from_environment() -> Self {
-        let socket = env::var_os("NOTIFY_SOCKET").and_then(|name| match open(&name) {
+        let name = env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty());
+        let socket = name.and_then(|name| match open(&name) {
             Ok(socket) => Some(socket),
             Err(error) => {
                 tracing::warn!(

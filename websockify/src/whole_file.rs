@@ -1,10 +1,11 @@
 //! Files that others wait for: they are written at once, or not at all.
 
 use std::fs::Permissions;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use anyhow::anyhow;
 use tempfile::NamedTempFile;
 
 use crate::sys;
@@ -18,15 +19,12 @@ pub(crate) fn beside(path: &Path) -> io::Result<NamedTempFile> {
 }
 
 /// What is said when that has failed.
-pub(crate) fn failure(path: &Path, error: io::Error) -> anyhow::Error {
+pub(crate) fn failure(path: &Path, error: &io::Error) -> anyhow::Error {
     // The name of a temporary file, which the error tells as well, would only confuse.
-    let reason = match error.raw_os_error() {
-        Some(_) => error,
-        None => error.kind().into(),
+    let reason = match error.kind() {
+        ErrorKind::NotFound => "there is no such directory".to_owned(),
+        _ if error.raw_os_error().is_some() => sys::describe(error),
+        kind => kind.to_string(),
     };
-    anyhow::anyhow!(
-        "cannot write {}: {}",
-        path.display(),
-        sys::describe(&reason)
-    )
+    anyhow!("cannot write {}: {reason}", path.display())
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -147,7 +148,7 @@ fn what_keeps_a_daemon_from_starting_is_an_error_of_the_command() {
         (
             &["--inetd", "--pid-file", "missing/pid", &target],
             1,
-            "cannot write",
+            "pid: there is no such directory",
         ),
         (&["--inetd", "--", "./missing"], 127, "./missing"),
         (&["--inetd", "--", "./no-program"], 126, "./no-program"),
@@ -236,6 +237,58 @@ fn a_wrapped_program_runs_in_the_directory_of_the_start_and_says_nothing_to_the_
     assert!(!ready.exists());
     let mark = format!("wrapped.py echo {}", daemon.address().port());
     assert_eq!(processes_with(&mark), []);
+}
+
+#[test]
+fn a_plugin_is_started_from_the_directory_of_the_start_also_when_it_has_ended() {
+    let target = Target::new();
+    let answer = format!(
+        "{{\\\"id\\\":${{id%%,*}},\\\"target\\\":\\\"{}\\\"}}",
+        target.address()
+    );
+    let script = format!("#!/bin/sh\nread -r line\nid=${{line#*:}}\necho \"{answer}\"\n");
+    let daemon = Daemon::through(&[], |directory| {
+        let plugin = directory.join("plugin");
+        fs::write(&plugin, script).unwrap();
+        fs::set_permissions(&plugin, fs::Permissions::from_mode(0o755)).unwrap();
+        let words = ["--token-plugin", "Exec", "--token-source", "./plugin"];
+        words.map(str::to_owned).to_vec()
+    });
+    assert_eq!(link(daemon.pid(), "cwd"), daemon.directory());
+    for _ in 0..3 {
+        let handshake = Handshake::default().request_line("GET /?token=t HTTP/1.1");
+        let mut client = Client::with(daemon.address(), &handshake);
+        target.accept().write_all(b"hello").unwrap();
+        assert_eq!(client.read_binary(5), b"hello");
+    }
+}
+
+#[test]
+fn a_daemon_serves_what_systemd_hands_over() {
+    let target = Target::new();
+    let directory = Scratch::new().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let script = "exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$0\" \"$@\"";
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", script])
+        .arg(executable())
+        .args(["-D", "--pid-file", "pid", &target.address().to_string()])
+        .current_dir(directory.path())
+        .stdin(OwnedFd::from(listener));
+    let said = Said::by(command);
+    assert_eq!(said.status.code(), Some(0), "{said:?}");
+    assert!(
+        said.stderr
+            .contains(&format!("Listen on {address} (systemd: unknown)"))
+    );
+    let pid = pid_in(&directory.path().join("pid")).unwrap();
+    let mut client = Client::connect(address);
+    target.accept().write_all(b"hello").unwrap();
+    assert_eq!(client.read_binary(5), b"hello");
+    kill(pid, Signal::SIGTERM).unwrap();
+    wait_until("the daemon to end", || (!is_alive(pid)).then_some(()));
 }
 
 #[test]

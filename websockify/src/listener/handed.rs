@@ -45,10 +45,8 @@ pub(super) fn by_inetd() -> Result<Entrance> {
     })
 }
 
-/// Takes the sockets of these names, in their order.
-pub(super) fn by_systemd(names: &[String]) -> Result<Entrance> {
-    let sockets =
-        sys::activated(names.len()).context("systemd has not handed over what it says")?;
+/// Takes the sockets, which have these names in the same order.
+pub(super) fn by_systemd(sockets: Vec<OwnedFd>, names: &[String]) -> Result<Entrance> {
     let mut listening = Vec::new();
     for (socket, name) in sockets.into_iter().zip(names) {
         let address = local_address(&socket).map(|address| address.to_string());

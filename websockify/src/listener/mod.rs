@@ -133,11 +133,11 @@ impl fmt::Display for PeerAddress {
 }
 
 impl Entrance {
-    /// Binds and listens, or takes what was handed over.
+    /// Binds and listens, or takes what was handed over; `activated` by systemd.
     ///
     /// # Errors
     /// Says what could not be listened on and why.
-    pub(crate) fn open(listen: &ListenAddr) -> Result<Self> {
+    pub(crate) fn open(listen: &ListenAddr, activated: Vec<OwnedFd>) -> Result<Self> {
         Ok(match listen {
             ListenAddr::Tcp {
                 address,
@@ -147,7 +147,7 @@ impl Entrance {
                 Self::Listening(vec![unix::listen(path, *mode, owner.as_ref())?])
             }
             ListenAddr::Inherited => handed::by_inetd()?,
-            ListenAddr::Activated(names) => handed::by_systemd(names)?,
+            ListenAddr::Activated(names) => handed::by_systemd(activated, names)?,
         })
     }
 

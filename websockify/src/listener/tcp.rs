@@ -102,10 +102,13 @@ mod tests {
             host: String::new(),
             port: 0,
         };
-        let bound = Entrance::open(&ListenAddr::Tcp {
-            address: any,
-            prefer_ipv6: false,
-        })
+        let bound = Entrance::open(
+            &ListenAddr::Tcp {
+                address: any,
+                prefer_ipv6: false,
+            },
+            Vec::new(),
+        )
         .unwrap();
         let Address::Tcp(address) = bound.address() else {
             panic!()

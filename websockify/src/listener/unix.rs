@@ -131,21 +131,27 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("socket");
         drop(UnixListener::bind(&path).unwrap());
-        let bound = Entrance::open(&ListenAddr::Unix {
-            path: path.clone(),
-            mode: 0o620,
-            owner: None,
-        })
+        let bound = Entrance::open(
+            &ListenAddr::Unix {
+                path: path.clone(),
+                mode: 0o620,
+                owner: None,
+            },
+            Vec::new(),
+        )
         .unwrap();
         assert_eq!(
             fs::metadata(&path).unwrap().permissions().mode() & 0o777,
             0o620
         );
-        let second = Entrance::open(&ListenAddr::Unix {
-            path: path.clone(),
-            mode: 0o600,
-            owner: None,
-        })
+        let second = Entrance::open(
+            &ListenAddr::Unix {
+                path: path.clone(),
+                mode: 0o600,
+                owner: None,
+            },
+            Vec::new(),
+        )
         .unwrap_err();
         assert!(
             format!("{second:#}").contains("another program listens there"),
@@ -158,11 +164,14 @@ mod tests {
     #[test]
     fn a_file_that_is_no_socket_is_kept() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let error = Entrance::open(&ListenAddr::Unix {
-            path: file.path().to_owned(),
-            mode: 0o600,
-            owner: None,
-        })
+        let error = Entrance::open(
+            &ListenAddr::Unix {
+                path: file.path().to_owned(),
+                mode: 0o600,
+                owner: None,
+            },
+            Vec::new(),
+        )
         .unwrap_err();
         assert!(format!("{error:#}").contains("not a socket"), "{error:#}");
         assert!(file.path().exists());
@@ -172,11 +181,14 @@ mod tests {
     fn a_socket_that_somebody_else_put_there_meanwhile_is_kept() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("socket");
-        let bound = Entrance::open(&ListenAddr::Unix {
-            path: path.clone(),
-            mode: 0o600,
-            owner: None,
-        })
+        let bound = Entrance::open(
+            &ListenAddr::Unix {
+                path: path.clone(),
+                mode: 0o600,
+                owner: None,
+            },
+            Vec::new(),
+        )
         .unwrap();
         fs::rename(&path, directory.path().join("moved")).unwrap();
         let theirs = UnixListener::bind(&path).unwrap();

@@ -28,7 +28,7 @@ use file::LogFile;
 use syslog::Syslog;
 use writer::{Sink, Writer};
 
-pub(crate) use stderr::{mark, open, own_descriptor, together};
+pub(crate) use stderr::{mark, own_descriptor, together};
 
 /// The target of events that are lines of the text form only: in the JSON form another event has what they say.
 pub(crate) const TEXT: &str = concat!(env!("CARGO_PKG_NAME"), "::text");
@@ -56,6 +56,7 @@ pub fn init(config: &LogConfig) -> Result<()> {
     } else {
         Level::INFO
     };
+    stderr::open();
     // Only a second call can fail.
     _ = tracing::subscriber::set_global_default(registry().with(Lines { level }));
     std::panic::set_hook(Box::new(|panic| {

@@ -47,8 +47,8 @@ static OWN_STDERR: LazyLock<Option<File>> = LazyLock::new(|| {
         .flatten()
 });
 
-/// Opens what lines are written to; otherwise the first line does. Later on that may not be allowed.
-pub(crate) fn open() {
+/// Opens what lines are written to. Later on we may not be allowed to.
+pub(super) fn open() {
     LazyLock::force(&OWN_STDERR);
 }
 

@@ -460,7 +460,7 @@ impl ReadyFile {
             _ => {}
         }
         let file = whole_file::beside(&self.path);
-        file.map_err(|error| whole_file::failure(&self.path, error))?;
+        file.map_err(|error| whole_file::failure(&self.path, &error))?;
         Ok(())
     }
 
@@ -473,7 +473,7 @@ impl ReadyFile {
             file.write_all(content.as_bytes())?;
             file.persist(&self.path).map_err(|error| error.error)
         });
-        written.map_err(|error| whole_file::failure(&self.path, error))?;
+        written.map_err(|error| whole_file::failure(&self.path, &error))?;
         self.content = Some(content);
         Ok(())
     }
