@@ -152,6 +152,16 @@ fn what_keeps_a_daemon_from_starting_is_an_error_of_the_command() {
         ),
         (&["--inetd", "--", "./missing"], 127, "./missing"),
         (&["--inetd", "--", "./no-program"], 126, "./no-program"),
+        (
+            &["--inetd", "--log-file", "missing/log", &target],
+            1,
+            "cannot open the log file",
+        ),
+        (
+            &["--inetd", "--record", "missing/record", &target],
+            1,
+            "cannot record to",
+        ),
         (&["127.0.0.1:0"], 2, "Too few arguments"),
     ] {
         let mut command = Command::new(executable());
@@ -205,6 +215,36 @@ fn relative_paths_are_meant_from_the_directory_of_the_start() {
         target.accept().write_all(b"hello").unwrap();
         assert_eq!(client.read_binary(5), b"hello");
     }
+}
+
+#[test]
+fn a_daemon_logs_to_its_file_and_records_where_it_was_started() {
+    let target = Target::new();
+    let address = target.address().to_string();
+    let options = ["--log-file", "log", "--record", "record"];
+    let daemon = Daemon::with(&[&options[..], &[&address]].concat());
+    let stderr = &daemon.said().stderr;
+    let recorded = daemon.directory().join("record");
+    let backgrounding = format!(
+        "  - Backgrounding (daemon)\n  - Recording to '{}.*'\n",
+        recorded.display()
+    );
+    assert!(stderr.contains(&backgrounding), "{stderr}");
+    serves(&daemon, &target);
+    let log = || fs::read_to_string(daemon.directory().join("log")).unwrap();
+    daemon.signal(Signal::SIGHUP);
+    wait_until("the log to be opened anew", || {
+        log().contains("opened anew").then_some(())
+    });
+    daemon.signal(Signal::SIGTERM);
+    daemon.wait();
+    let log = log();
+    assert!(log.starts_with(stderr), "{log}");
+    for line in [&format!("connecting to: {address}"), "In exit\n"] {
+        assert!(log.contains(line), "{log}");
+    }
+    let record = fs::read_to_string(recorded.with_extension("1")).unwrap();
+    assert!(record.contains("{hello'"), "{record}");
 }
 
 #[test]

@@ -457,6 +457,16 @@ fn what_is_read_anyway_says_so_when_it_is_asked_for() {
     server.signal(Signal::SIGHUP);
     server.wait_for_line("who can log in stays as it was");
     server.wait_for_line("no token is known until that works");
+    let key = directory.path().join("key");
+    std::fs::write(&key, "a secret that is long enough for a key").unwrap();
+    let options = ["--token-plugin", "JWTTokenApi", "--token-source"];
+    let mut signed = Server::with(&[&options[..], &[key.to_str().unwrap()]].concat());
+    signed.wait_for_line("proxying from ");
+    signed.signal(Signal::SIGHUP);
+    signed.wait_for_line("Key of tokens read again: ");
+    std::fs::write(&key, "").unwrap();
+    signed.signal(Signal::SIGHUP);
+    signed.wait_for_line("the key of tokens stays what it was");
     let mut nothing = Server::with(&[":1"]);
     nothing.wait_for_line("proxying from ");
     nothing.signal(Signal::SIGHUP);

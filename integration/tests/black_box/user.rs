@@ -173,6 +173,7 @@ fn rights_are_given_up_when_everything_is_bound_and_read() {
     let password = write("password", b"alice:secret\n");
     let socket = directory.path().join("socket");
     let number = directory.path().join("pid");
+    let log = directory.path().join("log");
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o700)).unwrap();
     let from_file = format!("@{}", password.display());
     for (user, ids) in [
@@ -188,6 +189,8 @@ fn rights_are_given_up_when_everything_is_bound_and_read() {
             text(&socket),
             "--pid-file",
             text(&number),
+            "--log-file",
+            text(&log),
             "--cert",
             text(&identity.certificate),
             "--key",
@@ -222,6 +225,11 @@ fn rights_are_given_up_when_everything_is_bound_and_read() {
         ] {
             server.wait_for_line(kept);
         }
+        wait_until("the log to tell of itself", || {
+            let log = fs::read_to_string(&log).unwrap();
+            log.contains("the old one is kept: Permission denied")
+                .then_some(())
+        });
         let threads = fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap();
         for thread in threads {
             let thread = thread.unwrap().file_name().into_string().unwrap();

@@ -355,7 +355,13 @@ mod tests {
             error.starts_with("cannot read ") && error.contains("No such file"),
             "{error}"
         );
+        source.reload();
+        assert!(opens(SECRET).is_err());
         fs::write(&path, &new).unwrap();
+        assert_eq!((opens(SECRET), opens(&new)), (Ok(false), Ok(true)));
+        // Nor does asking for it change what cannot be used.
+        fs::write(&path, "").unwrap();
+        source.reload();
         assert_eq!((opens(SECRET), opens(&new)), (Ok(false), Ok(true)));
     }
 
