@@ -91,14 +91,16 @@ use wrap::Wrapped;
 
 /// Does what a configuration asks for, to the end. Returns the exit status; what kept it from starting, or ended it, is in the log.
 pub fn run(config: Config) -> u8 {
-    // First of all: nothing has been opened yet, and no other thread runs.
+    // First of all: nothing has been opened yet, nothing was said, and no other thread runs.
     let activated = match &config.listen {
-        ListenAddr::Activated(names) => sys::activated(names.len()),
+        ListenAddr::Activated(names) => sys::activated(names.len())
+            .map_err(|error| anyhow!(sys::describe(&error)))
+            .context("systemd has not handed over what it says"),
+        ListenAddr::Inherited => listener::say_nothing_to_client()
+            .map(|()| Vec::new())
+            .context("cannot keep the log from the client"),
         _ => Ok(Vec::new()),
     };
-    let activated = activated
-        .map_err(|error| anyhow!(sys::describe(&error)))
-        .context("systemd has not handed over what it says");
     let fork = || daemon::fork(activated.as_deref().unwrap_or_default());
     let side = config.background.then(fork).transpose();
     if let Ok(Some(Side::Launcher(status))) = side {
@@ -188,7 +190,6 @@ fn prepare(
     for (user, option) in [(user.as_ref(), "--user"), (program_user, "--wrap-user")] {
         user.map_or(Ok(()), |user| user.check(option))?;
     }
-    let entrance = Entrance::open(&listen, activated)?;
     let manager = Manager::from_environment();
     for warning in warnings {
         tracing::warn!("warning: {warning}");
@@ -206,6 +207,7 @@ fn prepare(
         .transpose()
         .context("cannot set up TLS")?
         .map(Arc::new);
+    let entrance = Entrance::open(&listen, activated)?;
     let wrap = |wrap: WrapConfig| {
         let old_port = wrap.port.or_else(|| entrance.port()).context(
             "a wrapped program needs --wrap-port here: we do not listen on one port that could be its own",

@@ -2,7 +2,7 @@
 //! connections already; then there is one, which is all that is served.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::errno::Errno;
@@ -22,23 +22,30 @@ enum Handed {
     Connected(Guest),
 }
 
-/// Takes the socket from standard input. Where standard output or error is the same one, nothing of what is said there is to
-/// reach a client.
+/// Silences standard output and error where they are the same socket as standard input, as inetd has it: nothing of what is said
+/// there is to reach a client.
+pub(crate) fn say_nothing_to_client() -> io::Result<()> {
+    let (input, output, errors) = (io::stdin(), io::stdout(), io::stderr());
+    let identity = |file: BorrowedFd<'_>| fstat(file).map(|stat| (stat.st_dev, stat.st_ino));
+    if getsockopt(&input, sockopt::SockType).is_err() {
+        return Ok(());
+    }
+    let same = [output.as_fd(), errors.as_fd()]
+        .into_iter()
+        .filter(|file| identity(*file) == identity(input.as_fd()))
+        .map(|file| file.as_raw_fd());
+    sys::silence(same)
+}
+
+/// Takes the socket from standard input.
 pub(super) fn by_inetd() -> Result<Entrance> {
     const ADVICE: &str = "--inetd wants a stream socket as standard input, as inetd and systemd's `StandardInput=socket` give it";
-    let (input, output, errors) = (io::stdin(), io::stdout(), io::stderr());
-    let stdin = input.as_fd().try_clone_to_owned().context(ADVICE)?;
-    let identity = |file: BorrowedFd<'_>| fstat(file).map(|stat| (stat.st_dev, stat.st_ino));
-    let same: Vec<RawFd> = [input.as_fd(), output.as_fd(), errors.as_fd()]
-        .into_iter()
-        .filter(|file| identity(*file) == identity(stdin.as_fd()))
-        .map(|file| file.as_raw_fd())
-        .collect();
+    let stdin = io::stdin().as_fd().try_clone_to_owned().context(ADVICE)?;
     let descriptions = ["Listen for inetd connections", "Serve one inetd connection"];
     let handed = adopt(stdin, INETD.to_owned(), descriptions.map(str::to_owned))
         .map_err(|error| anyhow!("{ADVICE}; {error:#}"))?;
     // The wrapped program is not to inherit it, and nobody else is to read from it.
-    sys::silence(same).context("cannot replace standard input")?;
+    sys::silence([libc::STDIN_FILENO]).context("cannot replace standard input")?;
     Ok(match handed {
         Handed::Listening(bound) => Entrance::Listening(vec![bound]),
         Handed::Connected(guest) => Entrance::Connected(guest),

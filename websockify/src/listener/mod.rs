@@ -25,6 +25,7 @@ use crate::addr::ListenAddr;
 use crate::stream::Plain;
 use crate::sys;
 
+pub(crate) use self::handed::say_nothing_to_client;
 use self::unix::SocketFile;
 
 /// Connections that may wait to be accepted.
