@@ -292,7 +292,8 @@ mod tests {
             let asked = ask_kernel(port).unwrap();
             assert_eq!(asked.len(), 1, "{address}");
             assert_eq!(asked[0].0, listener.local_addr().unwrap());
-            assert_eq!(asked, read_tables(port));
+            // A table is read in parts, and a row may be left out when others' sockets come and go between them.
+            assert!((0..20).any(|_| read_tables(port) == asked), "{address}");
             assert!(everywhere().contains(&named(asked[0])));
             drop(listener);
             assert_eq!(ask_kernel(port).unwrap(), []);
