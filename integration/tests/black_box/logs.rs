@@ -343,7 +343,8 @@ fn is_complete(log: &str, sessions: usize) {
         "WebSocket connection",
         "Path: ",
         "connecting to: ",
-        "Client closed connection",
+        // A client may have left before it was connected.
+        " from the target, after ",
     ] {
         assert_eq!(log.matches(line).count(), sessions, "{line} in {log}");
     }
