@@ -248,9 +248,14 @@ pub struct Args {
     #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = parse_seconds)]
     pub drain: Duration,
 
-    /// Ping each client this often, and drop one that answers none for two intervals; 0 is never
-    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = parse_seconds)]
-    pub heartbeat: Duration,
+    /// Ping each client this often, and drop one that answers none for two intervals; 0 is never. Without it a client is pinged that
+    /// was sent nothing for up to 30 seconds, and need not answer
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    pub heartbeat: Option<Duration>,
+
+    /// Give up a client or target whose system has not answered for so long
+    #[arg(long, value_name = "SECONDS", default_value = "120", value_parser = parse_some_seconds)]
+    pub peer_timeout: Duration,
 
     /// Accepted for compatibility, no effect
     #[arg(long, action = ArgAction::SetTrue)]
@@ -366,7 +371,7 @@ mod tests {
         ] {
             let args = parse(&words);
             assert!(args.verbose);
-            assert_eq!(args.heartbeat, Duration::from_secs(3));
+            assert_eq!(args.heartbeat, Some(Duration::from_secs(3)));
             assert_eq!(args.addresses, ["6080", "h:1"]);
         }
     }
@@ -385,7 +390,7 @@ mod tests {
             "--unix-listen-m=660",
         ]);
         assert!(args.verbose && args.prefer_ipv6);
-        assert_eq!(args.heartbeat, Duration::from_millis(500));
+        assert_eq!(args.heartbeat, Some(Duration::from_millis(500)));
         assert_eq!(args.unix_listen_mode, 0o660);
         // Unique in the original.
         assert_eq!(parse(&["--wrap=ignore"]).wrap_mode, WrapMode::Ignore);

@@ -241,14 +241,27 @@ impl FromStr for WebHeader {
 }
 
 /// What each session does.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct SessionConfig {
-    /// The interval of pings to the client.
-    pub heartbeat: Option<Duration>,
+    /// When the client is pinged.
+    pub pings: Pings,
+    /// How long the system of a peer may acknowledge nothing.
+    pub peer_timeout: Duration,
     /// Whether each transfer is marked on stderr.
     pub traffic: bool,
     /// Which way payload takes to the client.
     pub way: WayChoice,
+}
+
+/// When a client is pinged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pings {
+    /// Never.
+    Never,
+    /// When it was sent nothing for a while; it need not answer.
+    WhenSilent,
+    /// So often, and it has to answer.
+    Every(Duration),
 }
 
 /// Which way payload takes to the client, where there is a choice. For tests and measurements: the environment variable
@@ -506,7 +519,12 @@ impl TryFrom<Args> for Config {
                 drain: args.drain,
             },
             session: SessionConfig {
-                heartbeat: some_time(args.heartbeat),
+                pings: match args.heartbeat {
+                    None => Pings::WhenSilent,
+                    Some(Duration::ZERO) => Pings::Never,
+                    Some(interval) => Pings::Every(interval),
+                },
+                peer_timeout: args.peer_timeout,
                 traffic: args.traffic,
                 way: WayChoice::from_environment()?,
             },

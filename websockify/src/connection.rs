@@ -396,7 +396,7 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::config::{Door, RouteConfig, TargetConfig, TargetTls, Trust, WayChoice};
+    use crate::config::{Door, Pings, RouteConfig, TargetConfig, TargetTls, Trust, WayChoice};
 
     /// Most of what an idle session takes is its task, so this is what keeps that small.
     #[tokio::test]
@@ -406,7 +406,8 @@ mod tests {
         let (client, accepted) = tokio::join!(client, listener.accept());
         let (_server, phase) = watch::channel(Phase::Serving);
         let session = SessionConfig {
-            heartbeat: None,
+            pings: Pings::WhenSilent,
+            peer_timeout: Duration::from_secs(120),
             traffic: false,
             way: WayChoice::Auto,
         };

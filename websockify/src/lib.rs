@@ -207,6 +207,8 @@ fn prepare(
         .transpose()
         .context("cannot set up TLS")?
         .map(Arc::new);
+    // What listens hands its options on to what it accepts.
+    sys::set_peer_timeout(session.peer_timeout);
     let entrance = Entrance::open(&listen, activated)?;
     let wrap = |wrap: WrapConfig| {
         let old_port = wrap.port.or_else(|| entrance.port()).context(

@@ -118,6 +118,28 @@ pub(crate) fn unsent_bytes(socket: RawFd) -> usize {
     }
 }
 
+/// How long something that was sent has waited for the peer's system to acknowledge anything; `None` if nothing waits, if the peer does
+/// answer that it has no room, or if it is not TCP.
+pub(crate) fn unacknowledged_for(socket: RawFd) -> Option<Duration> {
+    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: at most `length` bytes are written; all zeroes is a valid tcp_info (tcp(7)).
+    let info = unsafe {
+        let result = libc::getsockopt(
+            socket,
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        );
+        (result == 0).then(|| info.assume_init())
+    }?;
+    // Without room at the peer nothing is under way, but it is asked again and again, at longer and longer intervals. It may
+    // be about to answer the last time.
+    let waits = info.tcpi_unacked > 0 || info.tcpi_probes > 1;
+    waits.then(|| Duration::from_millis(info.tcpi_last_ack_recv.into()))
+}
+
 /// The first bytes that wait on a socket, which stay there.
 pub(crate) fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(nix::sys::socket::recv(
@@ -225,7 +247,19 @@ pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, SockaddrS
     Ok((accepted, address))
 }
 
-/// What every TCP leg gets: no delay for small writes, and probes that notice a peer which is gone.
+/// How long the system of a peer may say nothing. One for the whole process, as the system's own settings are.
+static PEER_TIMEOUT: OnceLock<Duration> = OnceLock::new();
+
+/// Probes that go without an answer before a peer counts as gone.
+const PROBES: u32 = 3;
+
+/// Sets how long the system of a peer may say nothing before probes give it up, for all sockets from now on; 120 s otherwise.
+pub(crate) fn set_peer_timeout(limit: Duration) {
+    PEER_TIMEOUT.get_or_init(|| limit);
+}
+
+/// What every TCP leg gets: no delay for small writes, and probes that notice a peer which is gone: the first after half the time that
+/// it may say nothing, three in the other half.
 pub(crate) fn tune_tcp(socket: BorrowedFd<'_>) {
     fn set<O: SetSockOpt>(socket: BorrowedFd<'_>, option: O, value: &O::Val) {
         if let Err(error) = setsockopt(&socket, option, value) {
@@ -233,16 +267,18 @@ pub(crate) fn tune_tcp(socket: BorrowedFd<'_>) {
             tracing::debug!("cannot set a socket option: {}", error.desc());
         }
     }
-    const IDLE: Duration = Duration::from_secs(60);
-    const INTERVAL: Duration = Duration::from_secs(20);
+    let limit = PEER_TIMEOUT
+        .get()
+        .map_or(120, |limit| limit.as_secs().max(1) as u32);
     set(socket, sockopt::TcpNoDelay, &true);
     set(socket, sockopt::KeepAlive, &true);
-    set(socket, sockopt::TcpKeepIdle, &(IDLE.as_secs() as u32));
+    set(socket, sockopt::TcpKeepIdle, &(limit / 2).max(1));
     set(
         socket,
         sockopt::TcpKeepInterval,
-        &(INTERVAL.as_secs() as u32),
+        &(limit / 2 / PROBES).max(1),
     );
+    set(socket, sockopt::TcpKeepCount, &PROBES);
 }
 
 /// How many descriptors this process was permitted before it permitted itself more: the soft and the hard limit.

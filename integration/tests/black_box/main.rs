@@ -23,6 +23,7 @@
 //! - [`service`]: as a service of systemd: sockets that are handed over, notifications, units, restarts.
 //! - [`user`]: whose rights it has.
 //! - [`lifetime`]: stopping, run-once, timeouts, leaks.
+//! - [`peers`]: peers that are silent, and those that have vanished.
 //! - [`shim`]: the preloaded library itself.
 //! - [`library`]: where the preloaded library comes from.
 //! - [`methods`]: how a port is moved: preloading, seccomp, not at all.
@@ -45,6 +46,7 @@ mod listening;
 mod logs;
 mod methods;
 mod paths;
+mod peers;
 mod plugins;
 mod real;
 mod recording;

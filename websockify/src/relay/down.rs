@@ -116,7 +116,7 @@ impl<'a> Down<'a> {
             self.shared.lose_client(Cause::ClientLost);
         }
         self.shared.finish_down().await;
-        if !target_finished {
+        if !target_finished && !self.shared.target_is_lost() {
             drain(&mut self.target, self.shared.up_finished()).await;
         }
     }
@@ -301,7 +301,7 @@ impl<'a> Down<'a> {
             let mut read = ReadBuf::new(&mut buffer[start..]);
             let result = ready!(Pin::new(&mut self.target).poll_read(cx, &mut read));
             if let Err(error) = &result {
-                self.shared.note_failure(error);
+                self.shared.note_error(error);
             }
             if result.is_err() || read.filled().is_empty() {
                 return Poll::Ready(self.target_finished(result.is_err()));

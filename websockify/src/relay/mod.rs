@@ -13,6 +13,7 @@
 //! through a pipe ([`splice`]) when much of it waits; only what the other side does not take is kept, by the session, which reads no
 //! more until it is gone.
 
+mod alive;
 mod buffer;
 mod down;
 mod shared;
@@ -213,7 +214,7 @@ pub(crate) async fn run(
     phase: watch::Receiver<Phase>,
 ) -> Summary {
     let shared = Shared::default();
-    let client_fd = client.descriptor();
+    let sockets = [client.descriptor(), target.descriptor()];
     let encrypts = client.is_tls() || target.is_tls();
     let (client_read, client_write) = client.split();
     let (target_read, target_write) = target.split();
@@ -240,7 +241,8 @@ pub(crate) async fn run(
     tokio::select! {
         biased;
         () = stopped(&shared, phase) => {}
-        () = heartbeat(&shared, config.heartbeat, client_fd) => {}
+        () = alive::heartbeat(&shared, &config.pings, sockets[0]) => {}
+        () = alive::look(&shared, &config, sockets) => {}
         () = directions => {}
     }
     shared.summary()
@@ -302,37 +304,6 @@ async fn stopped(shared: &Shared, mut phase: watch::Receiver<Phase>) {
     shared.end(Cause::Stopped, Some(Close::GOING_AWAY));
     // Boxed: an idle session need not have room for it.
     Box::pin(sleep(STOP_LIMIT)).await;
-}
-
-/// Pings the client, and gives it up when two pings in a row brought no sign of life.
-async fn heartbeat(shared: &Shared, interval: Option<Duration>, client: RawFd) {
-    let Some(interval) = interval else {
-        return pending().await;
-    };
-    let mut ticks = tokio::time::interval_at(Instant::now() + interval, interval);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut unanswered = 0;
-    let mut taken = 0;
-    loop {
-        ticks.tick().await;
-        if shared.is_ending() {
-            // A client that has said its last word answers nothing more.
-            return pending().await;
-        }
-        // While the target takes nothing we read nothing, and a pong may wait behind that. And a client that is still busy
-        // taking data has not come to the ping yet.
-        let unsent = sys::unsent_bytes(client);
-        let before = std::mem::replace(&mut taken, shared.written().saturating_sub(unsent as u64));
-        if shared.take_sign_of_life() || (unsent > 0 && taken > before) {
-            unanswered = 0;
-        }
-        if unanswered == 2 {
-            shared.lose_client(Cause::ClientSilent);
-            return pending().await;
-        }
-        shared.request_ping();
-        unanswered += 1;
-    }
 }
 
 /// Writes all of `data`, as patiently as [`patiently`] does.

@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::Control as ControlCode;
 
 use super::{CLOSE_LIMIT, Cause, STALL_LIMIT, Summary};
+use crate::sys;
 use crate::tls;
 use crate::websocket::Close;
 use crate::websocket::frame;
@@ -58,6 +59,8 @@ enum Flag {
     Stalled = 1 << 9,
     /// A write to the target was answered with a reset.
     TargetReset = 1 << 10,
+    /// The target's connection is of no use any more.
+    TargetLost = 1 << 11,
 }
 
 /// What is looked at only when a flag says so.
@@ -67,7 +70,7 @@ struct State {
     control: Vec<u8>,
     /// Set once the session ends.
     ending: Option<Ending>,
-    /// What TLS said of the first error, as the log tells it.
+    /// What is known of the first error, as the log tells it.
     failure: Option<String>,
 }
 
@@ -136,6 +139,17 @@ impl Shared {
     /// Whether [`Shared::lose_client`] was called.
     pub(super) fn client_is_lost(&self) -> bool {
         self.is(Flag::ClientLost)
+    }
+
+    /// The target's connection broke without its system saying so: it is not waited for.
+    pub(super) fn lose_target(&self) {
+        self.end(Cause::TargetFailed, Some(Close::TARGET_FAILED));
+        self.set(Flag::TargetLost, true);
+    }
+
+    /// Whether [`Shared::lose_target`] was called.
+    pub(super) fn target_is_lost(&self) -> bool {
+        self.is(Flag::TargetLost)
     }
 
     /// The client ended its side without a close frame; it may still read.
@@ -285,13 +299,18 @@ impl Shared {
         .await;
     }
 
-    /// Notes why a connection broke, if TLS knows.
-    pub(super) fn note_failure(&self, error: &io::Error) {
+    /// Notes why a connection broke, if that is more than that it did.
+    pub(super) fn note_error(&self, error: &io::Error) {
         if let Some(failure) = tls::explain(error) {
-            self.state()
-                .failure
-                .get_or_insert(format!("TLS: {failure}"));
+            self.note_failure(format!("TLS: {failure}"));
+        } else if error.kind() != io::ErrorKind::ConnectionReset {
+            self.note_failure(sys::describe(error));
         }
+    }
+
+    /// Notes why a connection broke; what came first stays.
+    pub(super) fn note_failure(&self, failure: String) {
+        self.state().failure.get_or_insert(failure);
     }
 
     /// What became of the session.

@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -126,7 +127,7 @@ impl<'a> Up<'a> {
             };
             self.turns_in_a_row += 1;
             if let Err(error) = result {
-                self.shared.note_failure(&error);
+                self.shared.note_error(&error);
                 self.shared.lose_client(Cause::ClientLost);
                 return Poll::Ready(Turn::Cut);
             }
@@ -177,6 +178,9 @@ impl<'a> Up<'a> {
         self.shared.set_stalled(true);
         let client = self.client.descriptor();
         let patience = || {
+            if self.shared.target_is_lost() {
+                return Some(Duration::ZERO);
+            }
             let client_left = sys::has_finished(client).then_some(STALL_LIMIT);
             self.shared.patience().or(client_left)
         };
