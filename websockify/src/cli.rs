@@ -3,6 +3,7 @@
 //! Which options depend on each other is [`crate::config`]'s business.
 
 use std::ffi::OsString;
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -231,6 +232,14 @@ pub struct Args {
     /// How long a client may take to say what it wants
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = parse_some_seconds)]
     pub handshake_timeout: Duration,
+
+    /// How many connections there may be at once; more wait to be accepted. As many as there are descriptors for by default
+    #[arg(long, value_name = "N")]
+    pub max_connections: Option<NonZero<usize>>,
+
+    /// How many of them may come from one address, or from one IPv6 network of 64 bits; more are refused
+    #[arg(long, value_name = "N")]
+    pub max_connections_per_address: Option<NonZero<usize>>,
 
     /// Handle one WebSocket connection and exit
     #[arg(long, action = ArgAction::SetTrue)]

@@ -4,6 +4,7 @@ mod access;
 mod log;
 
 use std::ffi::OsString;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -32,6 +33,8 @@ pub struct Config {
     pub route: RouteConfig,
     /// The program to start, if any.
     pub wrap: Option<WrapConfig>,
+    /// How many there may be.
+    pub crowd: CrowdConfig,
     /// When the server ends by itself.
     pub limits: Limits,
     /// What each session does.
@@ -111,14 +114,23 @@ pub struct WrapConfig {
 /// When the server ends by itself.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Limits {
-    /// After one WebSocket connection.
-    pub run_once: bool,
     /// So long after the start, when the last connection has ended.
     pub timeout: Option<Duration>,
     /// After so long without a connection.
     pub idle_timeout: Option<Duration>,
     /// How long sessions may go on when a signal asks for the end.
     pub drain: Duration,
+}
+
+/// How many there may be.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CrowdConfig {
+    /// Connections at once; as many as there are descriptors for, if it is not said.
+    pub connections: Option<usize>,
+    /// The same of each address.
+    pub per_address: Option<usize>,
+    /// Whether there may be one session ever, and the server ends with it.
+    pub run_once: bool,
 }
 
 /// Who may become a session.
@@ -512,8 +524,12 @@ impl TryFrom<Args> for Config {
                 .pid_file
                 .map(|path| absolute(&path, "--pid-file"))
                 .transpose()?,
-            limits: Limits {
+            crowd: CrowdConfig {
+                connections: args.max_connections.map(NonZero::get),
+                per_address: args.max_connections_per_address.map(NonZero::get),
                 run_once: args.run_once,
+            },
+            limits: Limits {
                 timeout: some_time(args.timeout),
                 idle_timeout: some_time(args.idle_timeout),
                 drain: args.drain,
@@ -825,7 +841,7 @@ mod tests {
         let config = config("0 :1 --timeout 5 --idle-timeout 0 --run-once").unwrap();
         assert_eq!(config.limits.timeout, Some(Duration::from_secs(5)));
         assert_eq!(config.limits.idle_timeout, None);
-        assert!(config.limits.run_once);
+        assert!(config.crowd.run_once);
     }
 
     #[test]

@@ -23,7 +23,9 @@ pub mod cli;
 mod conduct;
 pub mod config;
 mod connection;
+mod crowd;
 mod daemon;
+mod descriptors;
 mod future;
 mod gate;
 mod helpers;
@@ -73,8 +75,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use addr::ListenAddr;
 use conduct::{Parts, Supervised, conduct};
-use config::{Config, Limits, RouteConfig, SessionConfig, TargetConfig, WrapConfig};
+use config::{Config, CrowdConfig, Limits, RouteConfig, SessionConfig, TargetConfig, WrapConfig};
 use connection::Handling;
+use crowd::Bounds;
 use daemon::Side;
 use gate::Gate;
 use http::{Files, Site};
@@ -132,6 +135,7 @@ struct Prepared {
     gate: Arc<Gate>,
     recorder: Option<Recorder>,
     wrapped: Option<Wrapped>,
+    bounds: Bounds,
     limits: Limits,
     session: SessionConfig,
     patience: Duration,
@@ -174,6 +178,7 @@ fn prepare(
         listen,
         route,
         wrap: wrap_config,
+        crowd,
         limits,
         session,
         door,
@@ -218,7 +223,7 @@ fn prepare(
     };
     let wrapped = wrap_config.map(wrap).transpose()?;
     // Only now: what is wrapped may not expect so many.
-    sys::raise_descriptor_limit();
+    descriptors::claim()?;
     log::start().context("cannot start the threads that write the log")?;
     let runtime = workers::runtime().context("cannot start the runtime")?;
     let destination = describe(&route, wrapped.as_ref());
@@ -231,6 +236,7 @@ fn prepare(
     let gate = Arc::new(runtime.block_on(gate)?);
     wrapped.as_ref().map_or(Ok(()), Wrapped::prepare)?;
     let recorder = record.as_deref().map(Recorder::start).transpose()?;
+    let bounds = bound(crowd);
     let prepared = Prepared {
         entrance,
         site,
@@ -238,6 +244,7 @@ fn prepare(
         gate,
         recorder,
         wrapped,
+        bounds,
         limits,
         session,
         patience,
@@ -246,6 +253,24 @@ fn prepare(
         background,
     };
     Ok((runtime, prepared))
+}
+
+/// How many there may be, as far as descriptors go.
+fn bound(config: CrowdConfig) -> Bounds {
+    let budget = descriptors::budget();
+    relay::limit_pipes(budget.pipes);
+    let connections = config.connections.unwrap_or(budget.connections);
+    if connections > budget.connections {
+        tracing::warn!(
+            "warning: --max-connections {connections}: descriptors are there for {} (ulimit -n, LimitNOFILE=)",
+            budget.connections
+        );
+    }
+    Bounds {
+        connections: connections.min(budget.connections),
+        per_address: config.per_address,
+        run_once: config.run_once,
+    }
 }
 
 /// Takes the rights of a user instead of root's, if that is asked for.
@@ -277,6 +302,7 @@ async fn serve_clients(
         gate,
         recorder,
         wrapped,
+        bounds,
         limits,
         session,
         patience,
@@ -334,7 +360,7 @@ async fn serve_clients(
         manager: &manager,
         program,
         attendance: attend(status, start, &manager, &direction),
-        service: server::serve(listener, handling, limits),
+        service: server::serve(listener, handling, limits, bounds),
     })
     .await
 }

@@ -4,16 +4,16 @@
 //! longer and longer instead of spinning.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::config::Limits;
 use crate::connection::{self, Handling};
+use crate::crowd::{Bounds, Crowd, Visit};
 use crate::future::or_never;
 use crate::listener::{Listener, Peer, Socket};
 use crate::phase::Phase;
@@ -26,8 +26,10 @@ const STOP_LIMIT: Duration = Duration::from_millis(2000);
 const ACCEPTS_IN_A_ROW: usize = 32;
 /// The first pause when accepting fails, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+/// How long no client has to wait before the log tells of one again.
+const QUIET: Duration = Duration::from_secs(60);
 
-/// Serves until the phase of `handling` or the limits end it. When it returns, every session has ended or had its time to.
+/// Serves until the phase of `handling` or the limits end it, so many at once as the bounds say. When it returns, every session has ended or had its time to.
 ///
 /// # Errors
 /// The listener broke.
@@ -35,24 +37,25 @@ pub(crate) async fn serve(
     mut listener: Listener,
     mut handling: Handling,
     limits: Limits,
+    bounds: Bounds,
 ) -> Result<()> {
     // What the sessions know: the phase that is asked for, or that the limits have led to.
     let (told, known) = watch::channel(Phase::Serving);
     let mut phase = std::mem::replace(&mut handling.phase, known);
     let handling = Arc::new(handling);
-    let connections = Arc::new(Connections::new());
+    let crowd = Arc::new(Crowd::new(bounds));
     let mut workers = Workers::new();
     let result = tokio::select! {
         biased;
         _ = phase.wait_for(|&phase| phase > Phase::Serving) => Ok(()),
-        () = connections.once_taken(), if limits.run_once => Ok(()),
-        () = expire(limits, &connections) => Ok(()),
-        ended = accept_all(&mut listener, &handling, &connections, limits.run_once, &mut workers) => ended,
+        () = crowd.once_taken() => Ok(()),
+        () = expire(limits, &crowd) => Ok(()),
+        ended = accept_all(&mut listener, &handling, &crowd, &mut workers) => ended,
     };
     drop(listener);
     // The receivers are the connections'.
     told.send_replace(Phase::Finishing);
-    let open = connections.open.load(Ordering::Relaxed);
+    let open = crowd.open();
     if result.is_ok() && open > 0 && *phase.borrow() == Phase::Finishing {
         tracing::info!("{open} connections are waited for");
     }
@@ -60,15 +63,12 @@ pub(crate) async fn serve(
         tokio::select! {
             biased;
             _ = phase.wait_for(|&phase| phase == Phase::Stopping) => {}
-            () = connections.all_ended() => return Ok(()),
+            () = crowd.all_ended() => return Ok(()),
         }
     }
     told.send_replace(Phase::Stopping);
-    if timeout(STOP_LIMIT, connections.all_ended()).await.is_err() {
-        tracing::info!(
-            "{} connections are cut off",
-            connections.open.load(Ordering::Relaxed)
-        );
+    if timeout(STOP_LIMIT, crowd.all_ended()).await.is_err() {
+        tracing::info!("{} connections are cut off", crowd.open());
     }
     result
 }
@@ -77,26 +77,35 @@ pub(crate) async fn serve(
 async fn accept_all(
     listener: &mut Listener,
     handling: &Arc<Handling>,
-    connections: &Arc<Connections>,
-    run_once: bool,
+    crowd: &Arc<Crowd>,
     workers: &mut Workers<Accepted>,
 ) -> Result<()> {
     let mut pause = PAUSES.0;
     let mut in_a_row = 0;
+    let mut waits = Waits::default();
     loop {
+        if crowd.is_full() {
+            tokio::select! {
+                biased;
+                () = crowd.room() => {}
+                () = listener.has_visitor() => {
+                    waits.note(crowd);
+                    crowd.room().await;
+                }
+            }
+        }
         match listener.accept().await {
             Ok((socket, address)) => {
                 pause = PAUSES.0;
-                let (number, guard) = connections.begin();
+                let (number, visit) = crowd.begin();
                 workers.assign(Accepted {
                     socket,
                     peer: Peer { number, address },
                     handling: Arc::clone(handling),
-                    guard,
-                    run_once,
+                    visit,
                 });
                 if listener.is_guest() {
-                    connections.all_ended().await;
+                    crowd.all_ended().await;
                     return Ok(());
                 }
                 in_a_row += 1;
@@ -128,13 +137,32 @@ async fn accept_all(
     }
 }
 
+/// What the log knows of clients that had to wait for others to leave.
+#[derive(Debug, Default)]
+struct Waits {
+    last: Option<Instant>,
+}
+
+impl Waits {
+    /// A client has to wait; it is told of the first only, until none has had to for a while.
+    fn note(&mut self, crowd: &Crowd) {
+        let now = Instant::now();
+        let last = self.last.replace(now);
+        if last.is_none_or(|last| now - last > QUIET) {
+            tracing::warn!(
+                "{} connections are open, as many as there may be (--max-connections): new clients wait until others leave",
+                crowd.open()
+            );
+        }
+    }
+}
+
 /// A connection for a worker.
 struct Accepted {
     socket: Socket,
     peer: Peer,
     handling: Arc<Handling>,
-    guard: Guard,
-    run_once: bool,
+    visit: Visit,
 }
 
 impl Job for Accepted {
@@ -143,8 +171,7 @@ impl Job for Accepted {
             socket,
             peer,
             handling,
-            guard,
-            run_once,
+            visit,
         } = self;
         let stream = match socket.attach() {
             Ok(stream) => stream,
@@ -154,8 +181,8 @@ impl Job for Accepted {
         };
         tokio::spawn(async move {
             let _load = load;
-            let admit = || !run_once || guard.0.take_once();
-            if connection::handle(stream, peer, &handling, admit).await && run_once {
+            let admit = || visit.admit();
+            if connection::handle(stream, peer, &handling, admit).await && visit.is_the_only_one() {
                 tracing::info!("exiting due to --run-once");
             }
         });
@@ -185,104 +212,15 @@ fn triage(error: &io::Error) -> Triage {
 }
 
 /// Waits until the server has been up, or idle, for as long as it may.
-async fn expire(limits: Limits, connections: &Connections) {
+async fn expire(limits: Limits, crowd: &Crowd) {
     let timeout = limits.timeout.map(sleep);
-    let idle = limits.idle_timeout.map(|limit| connections.idle_for(limit));
+    let idle = limits.idle_timeout.map(|limit| crowd.idle_for(limit));
     let (option, limit) = tokio::select! {
         () = or_never(timeout) => ("--timeout", limits.timeout),
         () = or_never(idle) => ("--idle-timeout", limits.idle_timeout),
     };
     let limit = limit.unwrap_or_default();
     tracing::info!("listener exit due to {option} {}", limit.as_secs_f64());
-}
-
-/// How many connections there are and were.
-#[derive(Debug)]
-struct Connections {
-    open: AtomicUsize,
-    total: AtomicU64,
-    none_open: Notify,
-    /// When the last of them ended that was open.
-    last_end: Mutex<Instant>,
-    /// Whether the one session of `--run-once` has been given away.
-    once: AtomicBool,
-    once_taken: Notify,
-}
-
-/// A connection that is open; it counts until it is dropped.
-struct Guard(Arc<Connections>);
-
-impl Connections {
-    fn new() -> Self {
-        Self {
-            open: AtomicUsize::new(0),
-            total: AtomicU64::new(0),
-            none_open: Notify::new(),
-            last_end: Mutex::new(Instant::now()),
-            once: AtomicBool::new(false),
-            once_taken: Notify::new(),
-        }
-    }
-
-    /// Counts a connection, which is the returned number's.
-    fn begin(self: &Arc<Self>) -> (u64, Guard) {
-        self.open.fetch_add(1, Ordering::Relaxed);
-        let before = self.total.fetch_add(1, Ordering::Relaxed);
-        (before + 1, Guard(Arc::clone(self)))
-    }
-
-    /// Takes the one session of `--run-once`; only the first call gets it.
-    fn take_once(&self) -> bool {
-        let first = !self.once.swap(true, Ordering::AcqRel);
-        if first {
-            self.once_taken.notify_one();
-        }
-        first
-    }
-
-    /// Waits for the first [`Connections::take_once`].
-    async fn once_taken(&self) {
-        self.once_taken.notified().await;
-    }
-
-    /// Waits until no connection is open.
-    async fn all_ended(&self) {
-        loop {
-            let none_open = self.none_open.notified();
-            if self.open.load(Ordering::Acquire) == 0 {
-                return;
-            }
-            none_open.await;
-        }
-    }
-
-    /// Waits until no connection has been open for `limit`.
-    async fn idle_for(&self, limit: Duration) {
-        let mut since = Instant::now();
-        loop {
-            let total = self.total.load(Ordering::Acquire);
-            sleep_until(since + limit).await;
-            if self.open.load(Ordering::Acquire) == 0 && self.total.load(Ordering::Acquire) == total
-            {
-                return;
-            }
-            self.all_ended().await;
-            since = *self.last_end.lock().unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        if self.0.open.fetch_sub(1, Ordering::AcqRel) == 1 {
-            *self
-                .0
-                .last_end
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner) = Instant::now();
-            self.0.none_open.notify_waiters();
-        }
-    }
 }
 
 #[cfg(test)]
@@ -307,23 +245,5 @@ mod tests {
         for number in [libc::EBADF, libc::EINVAL] {
             assert_eq!(triage(number), Triage::GiveUp);
         }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn idle_time_starts_again_with_every_connection() {
-        let connections = Arc::new(Connections::new());
-        let start = Instant::now();
-        let limit = Duration::from_secs(5);
-        let idle = connections.idle_for(limit);
-        let visit = async {
-            for stay in [0, 1, 30] {
-                sleep(Duration::from_secs(3)).await;
-                let (_, guard) = connections.begin();
-                sleep(Duration::from_secs(stay)).await;
-                drop(guard);
-            }
-        };
-        tokio::join!(idle, visit);
-        assert_eq!(start.elapsed(), Duration::from_secs(9 + 31 + 5));
     }
 }

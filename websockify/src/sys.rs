@@ -149,6 +149,12 @@ pub(crate) fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usiz
     )?)
 }
 
+/// Whether there is something to read, or to accept.
+pub(crate) fn is_readable(socket: BorrowedFd<'_>) -> bool {
+    let mut files = [PollFd::new(socket, PollFlags::POLLIN)];
+    nix::poll::poll(&mut files, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+}
+
 /// Reads what is there, if anything is, without the runtime's knowledge.
 pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     let flags = MsgFlags::MSG_DONTWAIT;
@@ -284,8 +290,8 @@ pub(crate) fn tune_tcp(socket: BorrowedFd<'_>) {
 /// How many descriptors this process was permitted before it permitted itself more: the soft and the hard limit.
 static DESCRIPTOR_LIMIT: OnceLock<(rlim_t, rlim_t)> = OnceLock::new();
 
-/// Permits this process as many descriptors as it may permit itself; each session takes two.
-pub(crate) fn raise_descriptor_limit() {
+/// Permits this process as many descriptors as it may permit itself. Returns how many those are.
+pub(crate) fn raise_descriptor_limit() -> usize {
     let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
         DESCRIPTOR_LIMIT.get_or_init(|| (soft, hard));
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
@@ -293,6 +299,19 @@ pub(crate) fn raise_descriptor_limit() {
     if let Err(error) = raised {
         tracing::debug!("cannot raise the limit of descriptors: {}", error.desc());
     }
+    descriptor_limit()
+}
+
+/// How many descriptors this process may have.
+pub(crate) fn descriptor_limit() -> usize {
+    let limit = getrlimit(Resource::RLIMIT_NOFILE);
+    limit.map_or(1024, |(soft, _)| soft.try_into().unwrap_or(usize::MAX))
+}
+
+/// How many descriptors this process has; a guess where the system does not tell.
+pub(crate) fn open_descriptors() -> usize {
+    // One of them reads this.
+    fs::read_dir("/proc/self/fd").map_or(32, |descriptors| descriptors.count() - 1)
 }
 
 /// Runs in a child before the program that it is to become: nothing of how we treat signals shall reach that, and it shall not

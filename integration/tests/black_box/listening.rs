@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
+use std::process::Command;
 
 use integration::{Client, Handshake, Server, Target, run_to_end, wait_until};
 use nix::sys::signal::Signal;
@@ -145,13 +146,14 @@ fn inetd_without_a_listening_socket_is_an_error() {
 #[test]
 fn running_out_of_descriptors_neither_spins_nor_kills() {
     let target = Target::new();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = target.address().to_string();
-    let mut server = Server::through(
-        &["sh", "-c", "ulimit -n 32; exec \"$0\" \"$@\""],
-        listener,
-        &[&address],
-    );
+    let mut server = Server::to(target.address());
+    server.wait_for_line("proxying");
+    // It knows of what it was started with.
+    let limit = format!("--nofile={}", server.descriptors() + 20);
+    let limited = Command::new("prlimit")
+        .args(["--pid", &server.pid().to_string(), &limit])
+        .status();
+    assert!(limited.unwrap().success());
     let clients: Vec<Client> = (0..40).map(|_| Client::raw(server.address())).collect();
     server.wait_for_line("cannot accept connections for now");
     let cpu_ticks = || -> u64 {

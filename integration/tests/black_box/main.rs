@@ -23,6 +23,7 @@
 //! - [`service`]: as a service of systemd: sockets that are handed over, notifications, units, restarts.
 //! - [`user`]: whose rights it has.
 //! - [`lifetime`]: stopping, run-once, timeouts, leaks.
+//! - [`limits`]: how many clients there may be at once.
 //! - [`peers`]: peers that are silent, and those that have vanished.
 //! - [`shim`]: the preloaded library itself.
 //! - [`library`]: where the preloaded library comes from.
@@ -42,6 +43,7 @@ mod guard;
 mod jwt;
 mod library;
 mod lifetime;
+mod limits;
 mod listening;
 mod logs;
 mod methods;

@@ -274,6 +274,19 @@ impl Listener {
         poll_fn(|cx| self.poll_accept(cx)).await
     }
 
+    /// Waits until a client waits to be accepted.
+    pub(crate) async fn has_visitor(&self) {
+        poll_fn(|cx| {
+            let is_ready = |socket: &Watched| socket.poll_visitor(cx).is_ready();
+            if self.sockets.iter().any(is_ready) {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
+    }
+
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(Socket, PeerAddress)>> {
         let count = self.sockets.len();
         for place in (self.next..count).chain(0..self.next) {
@@ -287,6 +300,18 @@ impl Listener {
 }
 
 impl Watched {
+    fn poll_visitor(&self, cx: &mut Context<'_>) -> Poll<()> {
+        while let Ok(mut ready) = ready!(self.socket.poll_read_ready(cx)) {
+            // That the runtime knows of something is from before the last was accepted.
+            if sys::is_readable(self.socket.get_ref().as_fd()) {
+                return Poll::Ready(());
+            }
+            ready.clear_ready();
+        }
+        // Accepting tells what is wrong.
+        Poll::Ready(())
+    }
+
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Socket, PeerAddress)>> {
         loop {
             let mut ready = ready!(self.socket.poll_read_ready(cx))?;

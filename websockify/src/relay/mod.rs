@@ -42,6 +42,7 @@ use crate::websocket::frame::{Decoder, End, append_close};
 use crate::websocket::{Close, Encoding};
 
 use shared::Shared;
+pub(crate) use splice::limit_pipes;
 
 /// How long a client may take to answer our close frame, from when its system has taken everything.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);

@@ -7,9 +7,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
@@ -17,22 +15,20 @@ use nix::unistd::{pipe2, read};
 
 /// Bytes that a pipe is given room for; the system grants as much to everybody unless it is told otherwise.
 const ROOM: usize = 512 * 1024;
-/// Pipes that there may be at once, unless there are many processors: a session that gets none copies.
-const MAX_PIPES: usize = 64;
-/// The same for each processor.
-const MAX_PIPES_EACH: usize = 4;
 /// Pipes that are kept while nobody uses them.
 const MAX_IDLE: usize = 2;
 
 thread_local! {
     static IDLE: RefCell<Vec<Pipe>> = const { RefCell::new(Vec::new()) };
 }
-/// How many there are, and may be.
+/// How many there are, and may be at once: a session that gets none copies.
 static COUNT: AtomicUsize = AtomicUsize::new(0);
-static LIMIT: LazyLock<usize> = LazyLock::new(|| {
-    let processors = thread::available_parallelism().map_or(1, usize::from);
-    MAX_PIPES.max(MAX_PIPES_EACH * processors)
-});
+static LIMIT: AtomicUsize = AtomicUsize::new(64);
+
+/// Has at most so many pipes at once, from now on.
+pub(crate) fn limit_pipes(limit: usize) {
+    LIMIT.store(limit, Ordering::Relaxed);
+}
 
 /// A pipe, and how much is in it.
 #[derive(Debug)]
@@ -47,7 +43,7 @@ impl Pipe {
     pub(super) fn take() -> Option<Self> {
         let idle = IDLE.with_borrow_mut(Vec::pop);
         idle.or_else(|| {
-            let may = COUNT.fetch_add(1, Ordering::Relaxed) < *LIMIT;
+            let may = COUNT.fetch_add(1, Ordering::Relaxed) < LIMIT.load(Ordering::Relaxed);
             let pipe = may.then(Self::new).and_then(Result::ok);
             if pipe.is_none() {
                 COUNT.fetch_sub(1, Ordering::Relaxed);
@@ -162,8 +158,9 @@ mod tests {
         let (mut target, from) = UnixStream::pair().unwrap();
         target.write_all(b"left").unwrap();
         // The other test may have one at the same time.
-        let mut pipes: Vec<Pipe> = std::iter::from_fn(Pipe::take).take(*LIMIT + 1).collect();
-        assert!((*LIMIT - 1..=*LIMIT).contains(&pipes.len()));
+        let limit = LIMIT.load(Ordering::Relaxed);
+        let mut pipes: Vec<Pipe> = std::iter::from_fn(Pipe::take).take(limit + 1).collect();
+        assert!((limit - 1..=limit).contains(&pipes.len()));
         pipes[0].fill(from.as_fd()).unwrap();
         pipes.drain(..).for_each(Pipe::put_back);
         assert_eq!(IDLE.with_borrow(Vec::len), MAX_IDLE);
