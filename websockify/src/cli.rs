@@ -11,6 +11,7 @@ use clap::{ArgAction, Parser, ValueEnum};
 
 use crate::config::WebHeader;
 use crate::origin::AllowedOrigin;
+use crate::proxy::TrustedProxy;
 use crate::secret::Secret;
 use crate::tls::Ciphers;
 
@@ -74,7 +75,8 @@ pub struct Args {
     pub user: Option<String>,
 
     /// Mark each transfer on stderr: } client in, > target out, { target in, < client out; a dot follows a partial one
-    #[arg(long, action = ArgAction::SetTrue)]
+    // A prefix that was unique in the original.
+    #[arg(long, action = ArgAction::SetTrue, alias = "tr")]
     pub traffic: bool,
 
     /// Record each session in a file FILE.N, N the number of its connection, for noVNC's playback page
@@ -84,7 +86,7 @@ pub struct Args {
 
     /// Take IPv6 addresses of a host name first, of the source and of the target
     // Prefixes that were unique in the original.
-    #[arg(short = '6', long, action = ArgAction::SetTrue, alias = "p")]
+    #[arg(short = '6', long, action = ArgAction::SetTrue, aliases = ["p", "pr"])]
     pub prefer_ipv6: bool,
 
     /// Connect to this unix socket
@@ -133,6 +135,19 @@ pub struct Args {
     /// Permission bits of the unix socket to listen on
     #[arg(long, value_name = "OCTAL", default_value = "0600", value_parser = parse_mode)]
     pub unix_listen_mode: u32,
+
+    /// Believe proxies at these addresses, or networks, what they tell of clients' addresses (X-Forwarded-For, Forwarded); `unix` is
+    /// whoever comes by a unix socket. May be repeated
+    #[arg(long, value_name = "CIDR", action = ArgAction::Append, value_delimiter = ',')]
+    pub trusted_proxy: Vec<TrustedProxy>,
+
+    /// Have connections of trusted proxies begin with a header of the PROXY protocol, version 1 or 2
+    #[arg(long, action = ArgAction::SetTrue)]
+    pub accept_proxy_protocol: bool,
+
+    /// Tell the target of each client by a header of the PROXY protocol, in this version
+    #[arg(long, value_name = "VERSION", value_enum)]
+    pub proxy_protocol: Option<ProxyHeader>,
 
     /// Listen on the socket given as standard input; there is no source address then
     #[arg(long, action = ArgAction::SetTrue)]
@@ -283,6 +298,15 @@ pub enum LogFormat {
     Text,
     /// One JSON object per event
     Json,
+}
+
+/// A version of the PROXY protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ProxyHeader {
+    /// A line of text
+    V1,
+    /// A block of bytes
+    V2,
 }
 
 /// The lowest version of TLS.

@@ -14,8 +14,9 @@ use hyper::header::{
 };
 
 use crate::addr::{AddressError, HostPort, ListenAddr};
-use crate::cli::{Args, FOREVER, SslVersion, WrapMethod, WrapMode};
+use crate::cli::{Args, FOREVER, ProxyHeader, SslVersion, WrapMethod, WrapMode};
 use crate::origin::AllowedOrigins;
+use crate::proxy::TrustedProxy;
 use crate::secret::Secret;
 use crate::tls::Ciphers;
 use crate::user::Identity;
@@ -41,6 +42,8 @@ pub struct Config {
     pub session: SessionConfig,
     /// Who may become a session.
     pub door: Door,
+    /// What is heard of clients from proxies, and told to targets.
+    pub proxies: ProxyConfig,
     /// What browsers get that ask for a page.
     pub web: WebConfig,
     /// TLS with clients, if there is a certificate.
@@ -144,6 +147,17 @@ pub struct Door {
     pub patience: Duration,
     /// How long a look-up, or asking an authenticator, may take.
     pub look_up_limit: Duration,
+}
+
+/// What is heard of clients from proxies, and told to targets.
+#[derive(Clone, Debug, Default)]
+pub struct ProxyConfig {
+    /// The proxies whose word counts.
+    pub trusted: Vec<TrustedProxy>,
+    /// Whether they have to give it in a header of the PROXY protocol.
+    pub takes_header: bool,
+    /// The header of that protocol in which targets are told, if they are.
+    pub sends_header: Option<ProxyHeader>,
 }
 
 /// What browsers get that ask for a page.
@@ -376,6 +390,11 @@ impl TryFrom<Args> for Config {
                 "--token-timeout needs --token-plugin or --auth-plugin, whom it gives so long",
             );
         }
+        if args.accept_proxy_protocol && args.trusted_proxy.is_empty() {
+            return usage(
+                "--accept-proxy-protocol needs --trusted-proxy, the proxies that may say where clients come from",
+            );
+        }
         let target_tls = target_tls(&args, tokens.is_some())?;
         let find = |text: Option<String>, option: &str| {
             let found = text.map(|text| Identity::find(&text)).transpose();
@@ -549,6 +568,11 @@ impl TryFrom<Args> for Config {
                 auth,
                 patience: args.handshake_timeout,
                 look_up_limit: args.token_timeout.unwrap_or(LOOK_UP_LIMIT),
+            },
+            proxies: ProxyConfig {
+                trusted: args.trusted_proxy,
+                takes_header: args.accept_proxy_protocol,
+                sends_header: args.proxy_protocol,
             },
             record: args
                 .record
@@ -813,6 +837,10 @@ mod tests {
                 "--token-source: cannot read /not/there",
             ),
             ("h:1 --token-timeout 3", "--token-timeout needs"),
+            (
+                "h:1 --accept-proxy-protocol",
+                "--accept-proxy-protocol needs --trusted-proxy",
+            ),
         ] {
             let complaint = complaint(&format!("6080 {line}"));
             assert!(complaint.contains(said), "{line}: {complaint}");

@@ -1,10 +1,10 @@
-//! The story of a connection: sniff → TLS → HTTP → authenticate → token → upgrade → connect the target → relay → close.
+//! The story of a connection: whose it is → sniff → TLS → HTTP → authenticate → token → upgrade → connect the target → relay → close.
 //!
 //! Each step is a module that knows nothing of its neighbours. The target is a value that is passed along: nothing about a
 //! connection is stored where another connection can see it.
 
 use std::future::pending;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,12 +13,13 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::config::SessionConfig;
+use crate::config::{ProxyConfig, SessionConfig};
 use crate::gate::{Doorkeeper, Gate};
 use crate::http::{self, PlainUpgrade, Session, Site};
-use crate::listener::Peer;
+use crate::listener::{Peer, PeerAddress, reached_address};
 use crate::log;
 use crate::phase::Phase;
+use crate::proxy::{self, Ends, Failure};
 use crate::record::{Recorder, Recording};
 use crate::relay::{self, Cause, Summary};
 use crate::sniff::{self, POLICY, Protocol, Sniffed};
@@ -43,6 +44,8 @@ pub(crate) struct Handling {
     pub(crate) session: SessionConfig,
     /// How long a client may take to say what it wants.
     pub(crate) patience: Duration,
+    /// What is heard of clients from proxies, and told to targets.
+    pub(crate) proxies: ProxyConfig,
     /// What the others get.
     pub(crate) site: Site,
     /// What records sessions, if that is asked for.
@@ -53,19 +56,20 @@ pub(crate) struct Handling {
     pub(crate) phase: watch::Receiver<Phase>,
 }
 
-/// Handles a connection to its end. Returns whether it became a session; `admit` is asked whether it may.
+/// Handles the connection of a peer, which may be a client or a proxy, to its end. Returns whether it became a session; `admit` is asked
+/// whether that of a client may.
 pub(crate) async fn handle(
     socket: Plain,
     peer: Peer,
     handling: &Handling,
-    admit: impl Fn() -> bool,
+    admit: impl Fn(Peer) -> bool,
 ) -> bool {
     // Boxed, as are the next steps, so that a session does not carry the room for them along.
     let upgraded = Box::pin(become_session(socket, peer, handling, admit)).await;
     let Some(upgraded) = upgraded else {
         return false;
     };
-    Box::pin(serve_session(upgraded, peer, handling)).await;
+    Box::pin(serve_session(upgraded, handling)).await;
     true
 }
 
@@ -92,28 +96,56 @@ struct Upgraded {
     /// What the client sent right behind its request.
     early: Bytes,
     session: Session,
+    /// What its target is told first of the client, if anything.
+    introduction: Option<Box<[u8]>>,
 }
 
 /// Takes a connection as far as its upgrade; `None` when it came to another end.
 async fn become_session(
-    socket: Plain,
-    peer: Peer,
+    mut socket: Plain,
+    mut peer: Peer,
     handling: &Handling,
-    admit: impl Fn() -> bool,
+    admit: impl Fn(Peer) -> bool,
 ) -> Option<Upgraded> {
     let Handling {
         gate,
         patience,
+        proxies,
         site,
         acceptor,
         ..
     } = handling;
     let deadline = Instant::now() + *patience;
+    let phase = || handling.phase.clone();
+    let last = || last_answers(phase(), stopped(phase()));
+    let mut reached = None;
+    if proxies.awaits_header(peer.address) {
+        let introduced = Box::pin(introduced(socket, peer, deadline));
+        let ends = tokio::select! {
+            biased;
+            introduced = introduced => {
+                let (plain, ends) = introduced?;
+                socket = plain;
+                ends
+            }
+            () = last() => return None,
+        };
+        if let Some(ends) = ends {
+            peer.address = PeerAddress::Ip(ends.source);
+            reached = Some(ends.destination);
+        }
+    }
+    // From here on the peer is the client, or a proxy that is believed which client each of its requests is of.
     let mut doorkeeper = Doorkeeper {
         gate,
         peer,
+        proxies: proxies.trusts(peer.address).then_some(proxies),
         common_name: None,
         admit,
+    };
+    let introduce = |client: Peer, socket| {
+        let reached = || reached.or_else(|| reached_address(socket));
+        proxies.introduction(client.address, reached)
     };
     let takes_plain = acceptor.as_ref().is_none_or(|tls| tls.is_optional());
     let look = |protocol, start: &[u8]| {
@@ -121,8 +153,6 @@ async fn become_session(
             .then(|| PlainUpgrade::read(start))
             .flatten()
     };
-    let phase = || handling.phase.clone();
-    let last = || last_answers(phase(), stopped(phase()));
     let sniffed = tokio::select! {
         biased;
         sniffed = sniff::sniff(&socket, deadline, look) => sniffed,
@@ -137,7 +167,10 @@ async fn become_session(
                 () = last() => return None,
             };
             match passed {
-                Ok((head, session)) => return take_over(socket, peer, head, session),
+                Ok((head, session)) => {
+                    let introduction = introduce(session.client, socket.as_fd().as_raw_fd());
+                    return take_over(socket, head, session, introduction);
+                }
                 Err(closed) => decided = Some(closed),
             }
             Stream::Plain(socket)
@@ -186,25 +219,49 @@ async fn become_session(
         () = stopped(phase()) => return None,
     };
     ended.session.map(|session| Upgraded {
+        introduction: introduce(session.client, ended.stream.descriptor()),
         stream: ended.stream,
         early: ended.early,
         session,
     })
 }
 
+/// Takes what a proxy that is believed says at the beginning of a connection; `None` when it says nothing that can be used, which is its end.
+async fn introduced(socket: Plain, peer: Peer, deadline: Instant) -> Option<(Plain, Option<Ends>)> {
+    let failure = match proxy::receive(&socket, deadline).await {
+        Ok(ends) => return Some((socket, ends)),
+        Err(failure) => failure,
+    };
+    match failure {
+        Failure::Silent => tracing::debug!(%peer, "the proxy is refused: {failure}"),
+        _ => {
+            tracing::info!(%peer, event = "refused", error = %failure, "the proxy is refused: {failure}");
+        }
+    }
+    relay::farewell(&mut Stream::Plain(socket), b"").await;
+    None
+}
+
 /// Takes the head of the upgrade off the connection of a session; all of it is there, as it was seen.
-fn take_over(socket: Plain, peer: Peer, head: usize, session: Session) -> Option<Upgraded> {
+fn take_over(
+    socket: Plain,
+    head: usize,
+    session: Session,
+    introduction: Option<Box<[u8]>>,
+) -> Option<Upgraded> {
     // Something may be behind it.
     let mut bytes = [0; 2 * sniff::FIRST_BYTES];
     let received = sys::receive(socket.as_fd(), &mut bytes);
     let early = received.ok().and_then(|length| bytes[..length].get(head..));
     if early.is_none() {
+        let peer = session.client;
         tracing::info!(%peer, "Client connection lost before its upgrade");
     }
     early.map(Bytes::copy_from_slice).map(|early| Upgraded {
         stream: Stream::Plain(socket),
         early,
         session,
+        introduction,
     })
 }
 
@@ -232,13 +289,15 @@ async fn encrypt(
 
 /// Accepts the upgrade, connects the client to its target and carries its bytes. One line of the log tells how that began, and one how
 /// it ended.
-async fn serve_session(upgraded: Upgraded, peer: Peer, handling: &Handling) {
+async fn serve_session(upgraded: Upgraded, handling: &Handling) {
     let Upgraded {
         stream: mut client,
         early,
         session,
+        introduction,
     } = upgraded;
     let began = Instant::now();
+    let peer = session.client;
     let encoding = session.encoding;
     let target = Arc::clone(&session.target);
     let recording = handling.recorder.as_ref();
@@ -251,7 +310,8 @@ async fn serve_session(upgraded: Upgraded, peer: Peer, handling: &Handling) {
         let summary = Summary::unconnected(Cause::ClientLost, failure, None);
         return log_end(peer, &target, began, &summary);
     }
-    let connected = Box::pin(connect(&client, peer, &early, &target, handling)).await;
+    let connected = connect(&client, peer, &early, &target, introduction, handling);
+    let connected = Box::pin(connected).await;
     let summary = match connected {
         Ok(mut downstream) => {
             relay::run(
@@ -327,6 +387,7 @@ async fn connect(
     peer: Peer,
     early: &[u8],
     target: &Target,
+    introduction: Option<Box<[u8]>>,
     handling: &Handling,
 ) -> Result<Stream, (Summary, Option<Close>)> {
     let mut stopping = handling.phase.clone();
@@ -337,7 +398,7 @@ async fn connect(
         _ = stopping.wait_for(|&phase| phase == Phase::Stopping) => {
             Err(ended(Cause::Stopped, None, Some(Close::GOING_AWAY)))
         }
-        connected = target.connect() => connected.map_err(|error| {
+        connected = target.connect(introduction.as_deref()) => connected.map_err(|error| {
             let failure = error.to_string();
             tracing::warn!(%peer, %target, error = failure, "cannot connect to {target}: {failure}");
             let close = match error {
@@ -426,6 +487,7 @@ mod tests {
             patience: door.patience,
             gate: Arc::new(Gate::open(door, route, tls, None, || Ok(())).await.unwrap()),
             session,
+            proxies: ProxyConfig::default(),
             site: Site::default(),
             recorder: None,
             acceptor: None,
@@ -450,7 +512,7 @@ mod tests {
         let Stream::Plain(socket) = legs.0 else {
             panic!()
         };
-        let task_size = size_of_val(&handle(socket, Peer::UNIX, &handling, || true));
+        let task_size = size_of_val(&handle(socket, Peer::UNIX, &handling, |_| true));
         assert!(relay_size <= 1536, "{relay_size}");
         assert!(task_size <= 512, "{task_size}");
     }

@@ -14,11 +14,12 @@ use hyper::header::HeaderMap;
 use tokio::time::timeout;
 
 use crate::auth::{Authenticator, Denied, Refused, Visitor, without_certificate_headers};
-use crate::config::{AuthConfig, Door, RouteConfig, TargetTls, TokenConfig, Trust};
+use crate::config::{AuthConfig, Door, ProxyConfig, RouteConfig, TargetTls, TokenConfig, Trust};
 use crate::listener::Peer;
 use crate::origin::AllowedOrigins;
 use crate::outage::Outage;
 use crate::plugin::{self, Plugin};
+use crate::proxy::Contradiction;
 use crate::target::Target;
 use crate::tls::Connector;
 use crate::token::{self, Destination, Token, TokenSource, Unavailable};
@@ -66,6 +67,8 @@ struct Tokens {
 /// Why somebody is not let in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Closed {
+    /// It cannot be said whose request it is.
+    Contradiction,
     /// The page is of an origin that is not let in.
     Origin,
     /// An authenticator does not let them in.
@@ -84,6 +87,9 @@ pub(crate) enum Closed {
 impl fmt::Display for Closed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Contradiction => {
+                f.write_str("the Forwarded and X-Forwarded-For headers name different clients")
+            }
             Self::Origin => f.write_str("the page's origin is not let in"),
             Self::Refused(refused) => write!(f, "{}", refused.message.escape_debug()),
             Self::NoToken(reason) => f.write_str(reason),
@@ -341,39 +347,59 @@ impl Tokens {
 pub(crate) struct Doorkeeper<'a, F> {
     /// The gate.
     pub(crate) gate: &'a Gate,
-    /// Who wants to pass it.
+    /// Who is at the other end of the connection.
     pub(crate) peer: Peer,
+    /// What is believed of its requests, if it is a proxy whose word counts.
+    pub(crate) proxies: Option<&'a ProxyConfig>,
     /// The common name of the certificate that they have shown, if that was trusted.
     pub(crate) common_name: Option<String>,
     /// Whether there may be another session; asked of those who have passed everything else.
     pub(crate) admit: F,
 }
 
-impl<F: Fn() -> bool> Doorkeeper<'_, F> {
-    /// Where an upgrade leads.
-    pub(crate) async fn pass<B>(&self, request: &Request<B>) -> Result<Arc<Target>, Closed> {
+impl<F: Fn(Peer) -> bool> Doorkeeper<'_, F> {
+    /// Who wants to pass: whoever is at the other end, or whom that names in a request.
+    pub(crate) fn client(&self, headers: &HeaderMap) -> Result<Peer, Closed> {
+        let Some(proxies) = self.proxies else {
+            return Ok(self.peer);
+        };
+        proxies
+            .client(self.peer, headers)
+            .map_err(|Contradiction| Closed::Contradiction)
+    }
+
+    /// Where the upgrade of a client leads.
+    pub(crate) async fn pass<B>(
+        &self,
+        client: Peer,
+        request: &Request<B>,
+    ) -> Result<Arc<Target>, Closed> {
         if !self.gate.permits_origin(request.headers()) {
             return Err(Closed::Origin);
         }
         let target = self
             .gate
-            .pass(request, self.peer, self.common_name.as_deref())
+            .pass(request, client, self.common_name.as_deref())
             .await?;
-        if (self.admit)() {
+        if (self.admit)(client) {
             Ok(target)
         } else {
             Err(Closed::Full)
         }
     }
 
-    /// Whether a request for a file is let through.
-    pub(crate) async fn pass_to_files<B>(&self, request: &Request<B>) -> Result<(), Closed> {
+    /// Whether the request of a client for a file is let through.
+    pub(crate) async fn pass_to_files<B>(
+        &self,
+        client: Peer,
+        request: &Request<B>,
+    ) -> Result<(), Closed> {
         let Some(guard) = self.gate.guard.as_ref().filter(|guard| guard.web) else {
             return Ok(());
         };
         let headers = without_certificate_headers(request.headers());
         let visitor = Visitor {
-            peer: self.peer,
+            peer: client,
             headers: &headers,
             path: path_of(request),
             file: true,

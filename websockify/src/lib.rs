@@ -2,7 +2,7 @@
 //!
 //! # The life of a connection
 //!
-//! [`listener`] accepts → [`sniff`] tells what the client speaks → [`http`] answers requests until one is an upgrade, which
+//! [`listener`] accepts → [`proxy`] finds out for whom → [`sniff`] tells what the client speaks → [`http`] answers requests until one is an upgrade, which
 //! [`websocket::handshake`] judges → [`target`] connects → [`relay`] carries bytes both ways, framed by [`websocket::frame`], and
 //! ends both legs without losing any. [`connection`] tells this story from one end to the other: to find the way of a byte,
 //! start there.
@@ -39,6 +39,7 @@ mod outage;
 mod phase;
 mod pid_file;
 mod plugin;
+mod proxy;
 mod record;
 mod relay;
 mod reload;
@@ -75,7 +76,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use addr::ListenAddr;
 use conduct::{Parts, Supervised, conduct};
-use config::{Config, CrowdConfig, Limits, RouteConfig, SessionConfig, TargetConfig, WrapConfig};
+use config::{
+    Config, CrowdConfig, Limits, ProxyConfig, RouteConfig, SessionConfig, TargetConfig, WrapConfig,
+};
 use connection::Handling;
 use crowd::Bounds;
 use daemon::Side;
@@ -139,6 +142,7 @@ struct Prepared {
     limits: Limits,
     session: SessionConfig,
     patience: Duration,
+    proxies: ProxyConfig,
     manager: Manager,
     /// What is carried from where to where, as the settings tell.
     direction: String,
@@ -182,6 +186,7 @@ fn prepare(
         limits,
         session,
         door,
+        proxies,
         web,
         tls,
         target_tls,
@@ -248,6 +253,7 @@ fn prepare(
         limits,
         session,
         patience,
+        proxies,
         manager,
         direction,
         background,
@@ -306,6 +312,7 @@ async fn serve_clients(
         limits,
         session,
         patience,
+        proxies,
         manager,
         direction,
         background,
@@ -337,6 +344,7 @@ async fn serve_clients(
         gate,
         session,
         patience,
+        proxies,
         site,
         acceptor,
         recorder,

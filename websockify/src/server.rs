@@ -181,7 +181,7 @@ impl Job for Accepted {
         };
         tokio::spawn(async move {
             let _load = load;
-            let admit = || visit.admit();
+            let admit = |_| visit.admit();
             if connection::handle(stream, peer, &handling, admit).await && visit.is_the_only_one() {
                 tracing::info!("exiting due to --run-once");
             }

@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
@@ -178,9 +179,13 @@ impl Target {
         matches!(self.place, Place::Wrapped(_))
     }
 
-    /// Connects, trying every address and waiting for a wrapped program that is still starting.
-    pub(crate) async fn connect(&self) -> Result<Stream, ConnectError> {
-        let socket = match &self.place {
+    /// Connects, trying every address and waiting for a wrapped program that is still starting. What the target is told first, if anything,
+    /// is the `introduction`, which is never encrypted.
+    pub(crate) async fn connect(
+        &self,
+        introduction: Option<&[u8]>,
+    ) -> Result<Stream, ConnectError> {
+        let mut socket = match &self.place {
             Place::Tcp {
                 address,
                 prefer_ipv6,
@@ -188,6 +193,9 @@ impl Target {
             Place::Unix(path) => connect_unix(path).await.map_err(ConnectError::Unix)?,
             Place::Wrapped(status) => connect_wrapped(status).await?,
         };
+        if let Some(introduction) = introduction {
+            introduce(&mut socket, introduction, self.tls.is_some()).await;
+        }
         match &self.tls {
             None => Ok(Stream::Plain(socket)),
             Some(connector) => {
@@ -207,6 +215,16 @@ impl Target {
             Place::Unix(_) | Place::Wrapped(_) => THIS_MACHINE,
         }
     }
+}
+
+/// Tells a target whose connection it is. It may wait for that, so nothing else is waited for, unless `more` follows at once.
+async fn introduce(socket: &mut Plain, introduction: &[u8], more: bool) {
+    let sent = match more {
+        true => sys::send_more(socket.as_fd(), introduction).unwrap_or(0),
+        false => 0,
+    };
+    // What goes wrong shows when the rest is written; what a target said before it went is still to be read.
+    _ = socket.write_all(&introduction[sent..]).await;
 }
 
 /// The name of an empty host.

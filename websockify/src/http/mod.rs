@@ -65,6 +65,8 @@ pub(crate) struct Ended {
 /// What the request that became a session said.
 #[derive(Debug)]
 pub(crate) struct Session {
+    /// Whose it is.
+    pub(crate) client: Peer,
     /// Path and query, without secrets.
     pub(crate) path: String,
     /// Where it goes.
@@ -92,7 +94,7 @@ pub(crate) async fn serve(
     deadline: Instant,
     site: &Site,
     last: impl Future<Output = ()>,
-    doorkeeper: &Doorkeeper<'_, impl Fn() -> bool>,
+    doorkeeper: &Doorkeeper<'_, impl Fn(Peer) -> bool>,
     decided: Option<Closed>,
 ) -> Ended {
     let accepted = Mutex::new(None);
@@ -104,9 +106,12 @@ pub(crate) async fn serve(
         let decided = decided.lock().expect("no other thread has it").take();
         // Boxed because `poll_without_shutdown` wants to move it.
         Box::pin(async move {
-            let answer = match decided {
-                Some(closed) => Answer::Closed(closed),
-                None => answer(&request, doorkeeper).await,
+            let client = doorkeeper.client(request.headers());
+            // Whose request it is that names two is not known.
+            let peer = *client.as_ref().unwrap_or(&peer);
+            let answer = match decided.map_or(client, Err) {
+                Ok(client) => answer(&request, client, doorkeeper).await,
+                Err(closed) => Answer::Closed(closed),
             };
             let response = match answer {
                 Answer::Session(session) => {
@@ -246,10 +251,11 @@ impl PlainUpgrade {
     /// It does not pass the gate.
     pub(crate) async fn pass(
         self,
-        doorkeeper: &Doorkeeper<'_, impl Fn() -> bool>,
+        doorkeeper: &Doorkeeper<'_, impl Fn(Peer) -> bool>,
     ) -> Result<(usize, Session), Closed> {
-        let target = doorkeeper.pass(&self.request).await?;
-        let session = session(&self.request, self.acceptance, target);
+        let client = doorkeeper.client(self.request.headers())?;
+        let target = doorkeeper.pass(client, &self.request).await?;
+        let session = session(&self.request, client, self.acceptance, target);
         Ok((self.length, session))
     }
 }
@@ -266,14 +272,18 @@ enum Answer {
     Plain,
 }
 
-/// What to make of a request.
-async fn answer<B>(request: &Request<B>, doorkeeper: &Doorkeeper<'_, impl Fn() -> bool>) -> Answer {
+/// What to make of a client's request.
+async fn answer<B>(
+    request: &Request<B>,
+    client: Peer,
+    doorkeeper: &Doorkeeper<'_, impl Fn(Peer) -> bool>,
+) -> Answer {
     match handshake::judge(request) {
-        Judgement::Accepted(acceptance) => match doorkeeper.pass(request).await {
-            Ok(target) => Answer::Session(session(request, acceptance, target)),
+        Judgement::Accepted(acceptance) => match doorkeeper.pass(client, request).await {
+            Ok(target) => Answer::Session(session(request, client, acceptance, target)),
             Err(closed) => Answer::Closed(closed),
         },
-        Judgement::Plain => match doorkeeper.pass_to_files(request).await {
+        Judgement::Plain => match doorkeeper.pass_to_files(client, request).await {
             Ok(()) => Answer::Plain,
             Err(closed) => Answer::Closed(closed),
         },
@@ -283,7 +293,12 @@ async fn answer<B>(request: &Request<B>, doorkeeper: &Doorkeeper<'_, impl Fn() -
 }
 
 /// The session that an upgrade becomes.
-fn session<B>(request: &Request<B>, acceptance: Acceptance, target: Arc<Target>) -> Session {
+fn session<B>(
+    request: &Request<B>,
+    client: Peer,
+    acceptance: Acceptance,
+    target: Arc<Target>,
+) -> Session {
     let Acceptance {
         accept_key,
         subprotocol,
@@ -296,6 +311,7 @@ fn session<B>(request: &Request<B>, acceptance: Acceptance, target: Arc<Target>)
         subprotocol.unwrap_or_default()
     );
     Session {
+        client,
         path: shown(request.uri()).into_owned(),
         target,
         encoding,

@@ -32,6 +32,10 @@ pub(super) fn failure() -> Refusal {
 /// Somebody is not let in.
 pub(super) fn closed(closed: Closed) -> Refusal {
     match closed {
+        Closed::Contradiction => {
+            let text = "Bad Request: Forwarded and X-Forwarded-For name different clients\n";
+            closing(StatusCode::BAD_REQUEST, text, &[])
+        }
         Closed::Origin => {
             let text = "Forbidden: pages of this origin may not connect\n";
             closing(StatusCode::FORBIDDEN, text, &[])
