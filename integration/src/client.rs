@@ -1,9 +1,11 @@
 //! A WebSocket client that is as exact, or as wrong, as a test wants it.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
 use std::sync::{Arc, MutexGuard};
 
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage, bind, socket};
 use rustls::ClientConnection;
 
 use crate::target::limit;
@@ -181,6 +183,32 @@ impl Client {
     /// There was no handshake.
     pub fn tls(address: SocketAddr, tls: &ClientTls) -> io::Result<Self> {
         let wire = TlsWire::new(connect(address), tls)?;
+        Ok(Self::over(Wire::Tls(Arc::new(wire))))
+    }
+
+    /// Connects from one of this machine's addresses, as if it were another machine, and without TLS in any case.
+    pub fn from_host(host: Ipv4Addr, address: SocketAddr) -> Self {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let family = AddressFamily::Inet;
+        let socket = socket(family, SockType::Stream, flags, None).expect("there are descriptors");
+        let source = SockaddrStorage::from(SocketAddr::from((host, 0)));
+        bind(socket.as_raw_fd(), &source).expect("all of 127.0.0.0/8 is this machine");
+        let target = SockaddrStorage::from(address);
+        socket::connect(socket.as_raw_fd(), &target).expect("the server listens");
+        let stream = TcpStream::from(socket);
+        tune(&stream);
+        Self::over(Wire::Plain(stream))
+    }
+
+    /// Speaks TLS from here on.
+    ///
+    /// # Errors
+    /// There was no handshake.
+    pub fn start_tls(self, tls: &ClientTls) -> io::Result<Self> {
+        let Wire::Plain(stream) = self.wire else {
+            panic!("it speaks TLS already");
+        };
+        let wire = TlsWire::new(stream, tls)?;
         Ok(Self::over(Wire::Tls(Arc::new(wire))))
     }
 
@@ -410,9 +438,13 @@ impl Client {
 
 fn connect(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).expect("the server listens");
-    limit(&stream);
+    tune(&stream);
+    stream
+}
+
+fn tune(stream: &TcpStream) {
+    limit(stream);
     stream
         .set_nodelay(true)
         .expect("a socket can do without delay");
-    stream
 }

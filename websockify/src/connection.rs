@@ -131,7 +131,7 @@ async fn become_session(
             () = last() => return None,
         };
         if let Some(ends) = ends {
-            peer.address = PeerAddress::Ip(ends.source);
+            peer.address = PeerAddress::from(ends.source);
             reached = Some(ends.destination);
         }
     }

@@ -22,6 +22,7 @@
 //! - [`daemon`]: going to the background, and the file with the process number.
 //! - [`service`]: as a service of systemd: sockets that are handed over, notifications, units, restarts.
 //! - [`user`]: whose rights it has.
+//! - [`proxies`]: clients' addresses from proxies, and told to targets; haproxy and nginx.
 //! - [`lifetime`]: stopping, run-once, timeouts, leaks.
 //! - [`limits`]: how many clients there may be at once.
 //! - [`peers`]: peers that are silent, and those that have vanished.
@@ -50,6 +51,7 @@ mod methods;
 mod paths;
 mod peers;
 mod plugins;
+mod proxies;
 mod real;
 mod recording;
 mod service;

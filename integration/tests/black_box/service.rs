@@ -429,7 +429,7 @@ fn systemd_socket_activate_starts_it() {
 }
 
 /// The program with a connection as standard input, output and error, as inetd has it, and the client at its other end.
-fn with_connection(arguments: &[&str]) -> (std::process::Child, Client) {
+pub(crate) fn with_connection(arguments: &[&str]) -> (std::process::Child, Client) {
     let (listener, address) = free_listener();
     let client = Client::raw(address);
     let connection = OwnedFd::from(listener.accept().unwrap().0);
@@ -445,7 +445,7 @@ fn with_connection(arguments: &[&str]) -> (std::process::Child, Client) {
     (child, client)
 }
 
-fn ends(child: &mut std::process::Child) -> Option<i32> {
+pub(crate) fn ends(child: &mut std::process::Child) -> Option<i32> {
     wait_until("the program to end", || child.try_wait().unwrap()).code()
 }
 

@@ -10,7 +10,7 @@ mod unix;
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
-use std::net::{self, SocketAddr};
+use std::net::{self, IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net as unix_net;
 use std::path::{Path, PathBuf};
@@ -118,8 +118,9 @@ impl fmt::Display for Peer {
 /// Where a connection comes from; shown without the port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PeerAddress {
-    /// A TCP client's address; IPv4 also when it came to a dual-stack socket. The port is 0 where it is not known.
-    Ip(SocketAddr),
+    /// A TCP client's address and port; IPv4 also when it came to a dual-stack socket. The port is 0 where it is not known. As a
+    /// `SocketAddr` it would be half as long again, in each of the places where a session has it.
+    Ip(IpAddr, u16),
     /// The unix socket.
     Unix,
 }
@@ -127,9 +128,15 @@ pub(crate) enum PeerAddress {
 impl fmt::Display for PeerAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Ip(address) => address.ip().fmt(f),
+            Self::Ip(ip, _) => ip.fmt(f),
             Self::Unix => f.write_str("unix"),
         }
+    }
+}
+
+impl From<SocketAddr> for PeerAddress {
+    fn from(address: SocketAddr) -> Self {
+        Self::Ip(address.ip().to_canonical(), address.port())
     }
 }
 
@@ -331,7 +338,7 @@ impl Watched {
 fn connection(socket: OwnedFd, address: &SockaddrStorage) -> (Socket, PeerAddress) {
     match ip_address(address) {
         Some(address) => {
-            let peer = PeerAddress::Ip(canonical(address));
+            let peer = PeerAddress::from(address);
             (Socket::Tcp(socket.into()), peer)
         }
         None => (Socket::Unix(socket.into()), PeerAddress::Unix),
@@ -356,12 +363,8 @@ fn local_address(socket: &OwnedFd) -> Result<Address> {
 /// The address at our end of a TCP connection; IPv4 also on a dual-stack socket.
 pub(crate) fn reached_address(socket: RawFd) -> Option<SocketAddr> {
     let name: SockaddrStorage = socket::getsockname(socket).ok()?;
-    ip_address(&name).map(canonical)
-}
-
-/// The same address, as one of IPv4 if it is that.
-fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
+    let address = ip_address(&name)?;
+    Some(SocketAddr::new(address.ip().to_canonical(), address.port()))
 }
 
 /// An address of IPv4 or IPv6; `None` for another family.
@@ -385,7 +388,7 @@ mod tests {
     fn a_peer_is_shown_by_its_address_and_in_the_alternate_form_with_its_number() {
         for (address, shown) in [
             (PeerAddress::Unix, "unix"),
-            (PeerAddress::Ip((Ipv6Addr::LOCALHOST, 80).into()), "::1"),
+            (PeerAddress::Ip(Ipv6Addr::LOCALHOST.into(), 80), "::1"),
         ] {
             let peer = Peer { number: 7, address };
             assert_eq!(peer.to_string(), shown);

@@ -79,7 +79,7 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Absent => {
-                "it does not begin with a PROXY header, as --accept-proxy-protocol has it for --trusted-proxy"
+                "it begins without a PROXY header, which --accept-proxy-protocol wants of every --trusted-proxy (haproxy: send-proxy-v2)"
             }
             Self::Malformed => "its PROXY header is malformed",
             Self::TooLong => "its PROXY header is too long",

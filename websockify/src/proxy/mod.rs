@@ -62,9 +62,7 @@ impl ProxyConfig {
     /// Whether somebody who comes from there is believed.
     pub(crate) fn trusts(&self, address: PeerAddress) -> bool {
         self.trusted.iter().any(|trusted| match (trusted, address) {
-            (TrustedProxy::Network(network), PeerAddress::Ip(address)) => {
-                network.contains(&address.ip())
-            }
+            (TrustedProxy::Network(network), PeerAddress::Ip(ip, _)) => network.contains(&ip),
             (TrustedProxy::Unix, PeerAddress::Unix) => true,
             _ => false,
         })
@@ -80,7 +78,7 @@ impl ProxyConfig {
     /// # Errors
     /// That cannot be said.
     pub(crate) fn client(&self, peer: Peer, headers: &HeaderMap) -> Result<Peer, Contradiction> {
-        let address = |ip| PeerAddress::Ip(SocketAddr::new(ip, 0));
+        let address = |ip| PeerAddress::Ip(ip, 0);
         let found = forwarded::client(headers, |ip| self.trusts(address(ip)))?;
         Ok(Peer {
             address: found.map_or(peer.address, address),
@@ -96,7 +94,7 @@ impl ProxyConfig {
     ) -> Option<Box<[u8]>> {
         let version = self.sends_header?;
         let client = match client {
-            PeerAddress::Ip(address) => Some(address),
+            PeerAddress::Ip(ip, port) => Some(SocketAddr::new(ip, port)),
             PeerAddress::Unix => None,
         };
         Some(header::write(version, client, reached()).into())
@@ -192,10 +190,7 @@ mod tests {
             "2001:db8::/32",
             "::ffff:172.16.0.0/108",
         ]);
-        let trusts = |text: &str| {
-            let address = SocketAddr::new(text.parse::<IpAddr>().unwrap(), 1);
-            config.trusts(PeerAddress::Ip(address))
-        };
+        let trusts = |text: &str| config.trusts(PeerAddress::Ip(text.parse().unwrap(), 1));
         for inside in [
             "10.0.0.0",
             "10.255.255.255",
@@ -218,9 +213,9 @@ mod tests {
         assert!(!config.trusts(PeerAddress::Unix));
         assert!(trusting(&["unix"]).trusts(PeerAddress::Unix));
         let all = trusting(&["0.0.0.0/0"]);
-        let address = |text: &str| PeerAddress::Ip(text.parse().unwrap());
-        assert!(all.trusts(address("1.2.3.4:5")) && !all.trusts(address("[::1]:5")));
-        assert!(!all.awaits_header(address("1.2.3.4:5")));
+        let address = |text: &str| PeerAddress::Ip(text.parse().unwrap(), 5);
+        assert!(all.trusts(address("1.2.3.4")) && !all.trusts(address("::1")));
+        assert!(!all.awaits_header(address("1.2.3.4")));
     }
 
     #[test]
