@@ -66,11 +66,14 @@ pub(crate) async fn handle(
 ) -> bool {
     // Boxed, as are the next steps, so that a session does not carry the room for them along.
     let upgraded = Box::pin(become_session(socket, peer, handling, admit)).await;
-    let Some(upgraded) = upgraded else {
-        return false;
-    };
-    Box::pin(serve_session(upgraded, handling)).await;
-    true
+    let session = upgraded.map(|upgraded| Box::pin(serve_session(upgraded, handling)));
+    match session {
+        Some(session) => {
+            session.await;
+            true
+        }
+        None => false,
+    }
 }
 
 /// Waits until the server is stopped.
