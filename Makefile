@@ -26,7 +26,7 @@ UNITS := websockify.service websockify.socket websockify@.service
 NODE_PACKAGES := $(if $(shell command -v node),,nodejs) $(if $(shell command -v npm),,npm)
 RUN_PACKAGES := telnetd-ssl
 WEB_TEST_PACKAGES := telnetd-ssl tigervnc-standalone-server chromium novnc xterm fonts-dejavu-core openssl
-TEST_PACKAGES := telnetd-ssl tigervnc-standalone-server tigervnc-tools redis-server rsyslog busybox-static socat tmux \
+TEST_PACKAGES := telnetd-ssl tigervnc-standalone-server tigervnc-tools haproxy nginx-light redis-server rsyslog busybox-static socat tmux \
 	sslscan python3 python3-venv perl iproute2 libcap2-bin binutils util-linux procps uidmap systemd \
 	apache2-utils gcc libc6-dev musl-tools golang-go $(NODE_PACKAGES) $(WEB_TEST_PACKAGES) \
 	$(if $(filter x86_64,$(shell uname -m)),gcc-multilib)
