@@ -138,7 +138,7 @@ async fn become_session(
             reached = Some(ends.destination);
         }
     }
-    // From here on the peer is the client, or a proxy that is believed which client each of its requests is of.
+    // From here on the peer is the client, or a proxy whose word counts on whose each request is.
     let mut doorkeeper = Doorkeeper {
         gate,
         peer,

@@ -4,14 +4,14 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Child, Command};
 
 use integration::{
     Certificates, Client, ClientTls, DEADLINE, FAST, Handshake, Scratch, Server, Target,
-    accept_tls, run_to_end, text, wait_until,
+    accept_tls, reset, run_to_end, text, wait_until,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -207,7 +207,7 @@ fn a_header_that_is_late_or_breaks_off_is_refused() {
         let mut server = behind_header(target, &["-v"]);
         let mut client = Client::from_host(PROXY, server.address());
         client.send(part);
-        client.stream().shutdown(std::net::Shutdown::Write).unwrap();
+        client.stream().shutdown(Shutdown::Write).unwrap();
         client.expect_end();
         let line = server.wait_for_line("the proxy is refused: ");
         let why = if part.is_empty() {
@@ -219,10 +219,18 @@ fn a_header_that_is_late_or_breaks_off_is_refused() {
     }
     // Whoever only looks whether somebody listens is not worth a line.
     let mut server = behind_header(target, &[]);
-    let client = Client::from_host(PROXY, server.address());
-    client.stream().shutdown(std::net::Shutdown::Write).unwrap();
-    { client }.expect_end();
+    let mut client = Client::from_host(PROXY, server.address());
+    client.stream().shutdown(Shutdown::Write).unwrap();
+    client.expect_end();
     only(&mut server, &[]);
+    let mut server = behind_header(target, &["-v"]);
+    reset(Client::from_host(PROXY, server.address()).stream());
+    server.wait_for_line("127.0.0.3 - - [");
+    let log = only(&mut server, &["127.0.0.3"]);
+    assert!(
+        log.contains("] the proxy is refused: it ended without a word\n"),
+        "{log}"
+    );
 }
 
 #[test]

@@ -104,7 +104,7 @@ impl ProxyConfig {
 /// Why a connection that has to begin with a header comes to nothing.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// It ended before it had begun, as those do that only look whether we are there.
+    /// It ended or broke before it had begun, as with those that only look whether we are there.
     Silent,
     /// It ended in the middle of its header.
     Ended,
@@ -137,7 +137,7 @@ pub(crate) async fn receive(socket: &Plain, deadline: Instant) -> Result<Option<
         taken => Ok(taken),
     };
     match taken {
-        Ok(taken) => taken.unwrap_or(Err(Failure::Ended)),
+        Ok(taken) => taken.unwrap_or(Err(Failure::Silent)),
         Err(_) => Err(Failure::Late),
     }
 }
