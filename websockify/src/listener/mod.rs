@@ -389,6 +389,13 @@ mod tests {
         for (address, shown) in [
             (PeerAddress::Unix, "unix"),
             (PeerAddress::Ip(Ipv6Addr::LOCALHOST.into(), 80), "::1"),
+            (
+                PeerAddress::from(SocketAddr::from((
+                    [0, 0, 0, 0, 0, 0xffff, 0xc000, 0x201],
+                    80,
+                ))),
+                "192.0.2.1",
+            ),
         ] {
             let peer = Peer { number: 7, address };
             assert_eq!(peer.to_string(), shown);
