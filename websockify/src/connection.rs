@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::config::{ProxyConfig, SessionConfig};
+use crate::crowd::{Standing, Visit};
 use crate::gate::{Doorkeeper, Gate};
 use crate::http::{self, PlainUpgrade, Session, Site};
 use crate::listener::{Peer, PeerAddress, reached_address};
@@ -56,16 +57,10 @@ pub(crate) struct Handling {
     pub(crate) phase: watch::Receiver<Phase>,
 }
 
-/// Handles the connection of a peer, which may be a client or a proxy, to its end. Returns whether it became a session; `admit` is asked
-/// whether that of a client may.
-pub(crate) async fn handle(
-    socket: Plain,
-    peer: Peer,
-    handling: &Handling,
-    admit: impl Fn(Peer) -> bool,
-) -> bool {
+/// Handles the connection of a peer, which may be a client or a proxy, to its end. Returns whether it became a session.
+pub(crate) async fn handle(socket: Plain, peer: Peer, handling: &Handling, visit: &Visit) -> bool {
     // Boxed, as are the next steps, so that a session does not carry the room for them along.
-    let upgraded = Box::pin(become_session(socket, peer, handling, admit)).await;
+    let upgraded = Box::pin(become_session(socket, peer, handling, visit)).await;
     let session = upgraded.map(|upgraded| Box::pin(serve_session(upgraded, handling)));
     match session {
         Some(session) => {
@@ -108,7 +103,7 @@ async fn become_session(
     mut socket: Plain,
     mut peer: Peer,
     handling: &Handling,
-    admit: impl Fn(Peer) -> bool,
+    visit: &Visit,
 ) -> Option<Upgraded> {
     let Handling {
         gate,
@@ -139,12 +134,22 @@ async fn become_session(
         }
     }
     // From here on the peer is the client, or a proxy whose word counts on whose each request is.
+    let proxies_word = proxies.trusts(peer.address).then_some(proxies);
+    // A proxy may have any number of clients.
+    let standing = match proxies_word {
+        Some(_) => Standing::Welcome,
+        None => visit.standing(peer.address),
+    };
+    if standing == Standing::FarTooMany {
+        return None;
+    }
     let mut doorkeeper = Doorkeeper {
         gate,
         peer,
-        proxies: proxies.trusts(peer.address).then_some(proxies),
+        proxies: proxies_word,
         common_name: None,
-        admit,
+        visit,
+        is_one_too_many: standing == Standing::TooMany,
     };
     let introduce = |client: Peer, socket| {
         let reached = || reached.or_else(|| reached_address(socket));
@@ -461,6 +466,7 @@ mod tests {
 
     use super::*;
     use crate::config::{Door, Pings, RouteConfig, TargetConfig, TargetTls, Trust, WayChoice};
+    use crate::crowd::{Bounds, Crowd};
 
     /// Most of what an idle session takes is its task, so this is what keeps that small.
     #[tokio::test]
@@ -515,7 +521,8 @@ mod tests {
         let Stream::Plain(socket) = legs.0 else {
             panic!()
         };
-        let task_size = size_of_val(&handle(socket, Peer::UNIX, &handling, |_| true));
+        let (_, visit) = Arc::new(Crowd::new(Bounds::default())).begin();
+        let task_size = size_of_val(&handle(socket, Peer::UNIX, &handling, &visit));
         assert!(relay_size <= 1536, "{relay_size}");
         assert!(task_size <= 512, "{task_size}");
     }

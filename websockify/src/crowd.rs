@@ -10,6 +10,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
+use crate::listener::PeerAddress;
+
 /// How many there may be.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
@@ -145,9 +147,9 @@ impl Crowd {
 }
 
 impl Visit {
-    /// Counts it for an address, once, if addresses are counted.
-    pub(crate) fn is_of(&self, address: IpAddr) -> Standing {
-        let Some(addresses) = &self.crowd.addresses else {
+    /// What it is to its client's address, for which it counts from now on, if that is of a kind that is counted.
+    pub(crate) fn standing(&self, client: PeerAddress) -> Standing {
+        let (Some(addresses), PeerAddress::Ip(address, _)) = (&self.crowd.addresses, client) else {
             return Standing::Welcome;
         };
         let counted = self.address.get_or_init(|| {
@@ -317,7 +319,7 @@ mod tests {
         let crowd = Arc::new(Crowd::new(bounds));
         let come = |address: &str| {
             let (_, visit) = crowd.begin();
-            let standing = visit.is_of(address.parse().unwrap());
+            let standing = visit.standing(PeerAddress::Ip(address.parse().unwrap(), 0));
             (visit, standing)
         };
         let standings = |addresses: [&str; 5]| {

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use crate::auth::{Authenticator, Denied, Refused, Visitor, without_certificate_headers};
 use crate::config::{AuthConfig, Door, ProxyConfig, RouteConfig, TargetTls, TokenConfig, Trust};
+use crate::crowd::{Standing, Visit};
 use crate::listener::Peer;
 use crate::origin::AllowedOrigins;
 use crate::outage::Outage;
@@ -79,7 +80,9 @@ pub(crate) enum Closed {
     UnknownToken(Token),
     /// What has to be asked does not answer.
     Unavailable,
-    /// There are enough sessions.
+    /// There are enough connections of their address.
+    TooMany,
+    /// There has been the one session that there may be.
     Full,
 }
 
@@ -95,6 +98,7 @@ impl fmt::Display for Closed {
             Self::NoToken(reason) => f.write_str(reason),
             Self::UnknownToken(token) => write!(f, "the token {token} is not known"),
             Self::Unavailable => f.write_str("what knows them does not answer"),
+            Self::TooMany => f.write_str("too many connections of this address"),
             Self::Full => f.write_str("no more connections are taken"),
         }
     }
@@ -344,7 +348,7 @@ impl Tokens {
 }
 
 /// The gate for one connection.
-pub(crate) struct Doorkeeper<'a, F> {
+pub(crate) struct Doorkeeper<'a> {
     /// The gate.
     pub(crate) gate: &'a Gate,
     /// Who is at the other end of the connection.
@@ -353,13 +357,18 @@ pub(crate) struct Doorkeeper<'a, F> {
     pub(crate) proxies: Option<&'a ProxyConfig>,
     /// The common name of the certificate that they have shown, if that was trusted.
     pub(crate) common_name: Option<String>,
-    /// Whether there may be another session; asked of those who have passed everything else.
-    pub(crate) admit: F,
+    /// The connection among the others.
+    pub(crate) visit: &'a Visit,
+    /// Whether the address at the other end has too many of them.
+    pub(crate) is_one_too_many: bool,
 }
 
-impl<F: Fn(Peer) -> bool> Doorkeeper<'_, F> {
+impl Doorkeeper<'_> {
     /// Who wants to pass: whoever is at the other end, or whom that names in a request.
     pub(crate) fn client(&self, headers: &HeaderMap) -> Result<Peer, Closed> {
+        if self.is_one_too_many {
+            return Err(Closed::TooMany);
+        }
         let Some(proxies) = self.proxies else {
             return Ok(self.peer);
         };
@@ -381,7 +390,9 @@ impl<F: Fn(Peer) -> bool> Doorkeeper<'_, F> {
             .gate
             .pass(request, client, self.common_name.as_deref())
             .await?;
-        if (self.admit)(client) {
+        if self.visit.standing(client.address) != Standing::Welcome {
+            Err(Closed::TooMany)
+        } else if self.visit.admit() {
             Ok(target)
         } else {
             Err(Closed::Full)

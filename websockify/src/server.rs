@@ -181,8 +181,8 @@ impl Job for Accepted {
         };
         tokio::spawn(async move {
             let _load = load;
-            let admit = |_| visit.admit();
-            if connection::handle(stream, peer, &handling, admit).await && visit.is_the_only_one() {
+            if connection::handle(stream, peer, &handling, &visit).await && visit.is_the_only_one()
+            {
                 tracing::info!("exiting due to --run-once");
             }
         });

@@ -1,7 +1,7 @@
 //! How many clients there may be at once, and what becomes of more.
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::process::Command;
 
 use integration::{Client, Handshake, Server, Target, executable, reset, run_to_end, wait_until};
@@ -147,5 +147,99 @@ fn more_connections_than_there_are_descriptors_for_are_a_warning() {
             &format!("--max-connections={wrong}"),
         ]);
         assert_eq!(output.status.code(), Some(2), "{wrong}");
+    }
+}
+
+/// Asks from an address of its own for a session, as it may be with a header.
+fn ask(server: &Server, last: u8, header: &str) -> Client {
+    let mut client = Client::from_host(Ipv4Addr::new(127, 0, 0, last), server.address());
+    let mut handshake = Handshake::default();
+    if !header.is_empty() {
+        handshake = handshake.with(header);
+    }
+    client.request(&handshake.bytes());
+    client
+}
+
+#[test]
+fn an_address_has_so_many_connections_and_the_log_tells_once_that_it_wants_more() {
+    let target = Target::new();
+    let address = target.address().to_string();
+    let options = ["--max-connections-per-address", "2", "--web", "."];
+    let mut server = Server::with(&[&options[..], &[&address]].concat());
+    let mut first = ask(&server, 2, "");
+    let second = ask(&server, 2, "");
+    assert_eq!((first.status(), second.status()), ("101", "101"));
+    let _peers = [target.accept(), target.accept()];
+    let before = server.descriptors();
+    for _ in 0..20 {
+        let mut more = ask(&server, 2, "");
+        assert_eq!(more.status(), "503");
+        assert_eq!(
+            more.read_body(),
+            b"Service Unavailable: too many connections of your address\n"
+        );
+        let mut page = Client::from_host(Ipv4Addr::new(127, 0, 0, 2), server.address());
+        page.request(b"GET /Cargo.toml HTTP/1.1\r\nHost: x\r\n\r\n");
+        assert_eq!(page.status(), "503");
+        // Those that were refused count until they are gone.
+        drop((more, page));
+        wait_until("both to be gone", || {
+            (server.descriptors() <= before).then_some(())
+        });
+    }
+    let line = server
+        .wait_for_line("127.0.0.2 has as many connections as it may, 2: more of it are refused");
+    assert!(!line.contains("["), "{line}");
+    // Others are not concerned.
+    assert_eq!(ask(&server, 3, "").status(), "101");
+    // Those who are far too many are not even told so.
+    let silent = [0; 2].map(|_| Client::from_host(Ipv4Addr::new(127, 0, 0, 2), server.address()));
+    let mut far = Client::from_host(Ipv4Addr::new(127, 0, 0, 2), server.address());
+    assert_eq!(far.read_rest(), b"");
+    drop(silent);
+    first.send_close(1000);
+    first.read_to_close();
+    drop(first);
+    wait_until("its place", || {
+        (ask(&server, 2, "").status() == "101").then_some(())
+    });
+    server.signal(Signal::SIGTERM);
+    let log = server.rest_of_log();
+    assert_eq!(
+        log.matches("as many connections as it may").count(),
+        1,
+        "{log}"
+    );
+    assert!(!log.contains("503"), "{log}");
+}
+
+#[test]
+fn behind_a_proxy_the_sessions_of_its_clients_are_counted() {
+    let target = Target::new();
+    let address = target.address().to_string();
+    let options = [
+        "--max-connections-per-address",
+        "2",
+        "--trusted-proxy",
+        "127.0.0.2",
+    ];
+    let server = Server::with(&[&options[..], &[&address]].concat());
+    let of = |client: &str| ask(&server, 2, &format!("X-Forwarded-For: {client}"));
+    let mut sessions = Vec::new();
+    for client in ["10.0.0.1", "10.0.0.2", "2001:db8::1", "2001:db8:0:1::1"] {
+        for status in ["101", "101", "503"] {
+            let session = of(client);
+            assert_eq!(session.status(), status, "{client}");
+            sessions.push(session);
+        }
+    }
+    // The same network.
+    assert_eq!(of("2001:db8::77").status(), "503");
+    // Who is no proxy says what it wants.
+    for status in ["101", "101", "503"] {
+        let session = ask(&server, 3, "X-Forwarded-For: 10.0.0.9");
+        assert_eq!(session.status(), status);
+        sessions.push(session);
     }
 }

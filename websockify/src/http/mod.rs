@@ -94,7 +94,7 @@ pub(crate) async fn serve(
     deadline: Instant,
     site: &Site,
     last: impl Future<Output = ()>,
-    doorkeeper: &Doorkeeper<'_, impl Fn(Peer) -> bool>,
+    doorkeeper: &Doorkeeper<'_>,
     decided: Option<Closed>,
 ) -> Ended {
     let accepted = Mutex::new(None);
@@ -118,6 +118,10 @@ pub(crate) async fn serve(
                     *accepted.lock().expect("no other thread has it") = Some(session);
                     // The answer to an upgrade is not hyper's to give: see below.
                     pending().await
+                }
+                // The log knows of their address, and they may be many.
+                Answer::Closed(Closed::TooMany) => {
+                    return Ok(site.finish(refusal::closed(Closed::TooMany).map(Either::Left)));
                 }
                 Answer::Closed(closed) => {
                     tracing::info!(%peer, event = "refused", error = %closed, "{peer}: refused: {closed}");
@@ -251,7 +255,7 @@ impl PlainUpgrade {
     /// It does not pass the gate.
     pub(crate) async fn pass(
         self,
-        doorkeeper: &Doorkeeper<'_, impl Fn(Peer) -> bool>,
+        doorkeeper: &Doorkeeper<'_>,
     ) -> Result<(usize, Session), Closed> {
         let client = doorkeeper.client(self.request.headers())?;
         let target = doorkeeper.pass(client, &self.request).await?;
@@ -273,11 +277,7 @@ enum Answer {
 }
 
 /// What to make of a client's request.
-async fn answer<B>(
-    request: &Request<B>,
-    client: Peer,
-    doorkeeper: &Doorkeeper<'_, impl Fn(Peer) -> bool>,
-) -> Answer {
+async fn answer<B>(request: &Request<B>, client: Peer, doorkeeper: &Doorkeeper<'_>) -> Answer {
     match handshake::judge(request) {
         Judgement::Accepted(acceptance) => match doorkeeper.pass(client, request).await {
             Ok(target) => Answer::Session(session(request, client, acceptance, target)),

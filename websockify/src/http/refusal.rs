@@ -56,6 +56,10 @@ pub(super) fn closed(closed: Closed) -> Refusal {
             let text = "Service Unavailable: try again later\n";
             closing(StatusCode::SERVICE_UNAVAILABLE, text, &[])
         }
+        Closed::TooMany => {
+            let text = "Service Unavailable: too many connections of your address\n";
+            closing(StatusCode::SERVICE_UNAVAILABLE, text, &[])
+        }
         Closed::Full => closing(
             StatusCode::SERVICE_UNAVAILABLE,
             "No more connections\n",
