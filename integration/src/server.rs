@@ -132,6 +132,12 @@ impl Server {
         Self::start(command, UNKNOWN)
     }
 
+    /// Starts it by a command that has it listen on this socket, as its standard input; its address is not known then.
+    pub fn with_command_on(mut command: Command, listener: TcpListener) -> Self {
+        command.stdin(OwnedFd::from(listener));
+        Self::start(command, UNKNOWN)
+    }
+
     /// Starts it as systemd does, with one or two sockets and these variables, of which `LISTEN_FDS` and `LISTEN_PID` need not be
     /// given. Its address is not known then.
     pub fn activated(

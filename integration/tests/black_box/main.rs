@@ -2,6 +2,7 @@
 //!
 //! - [`compatible`]: what the Python original does as well; `make compliance` runs these tests against it.
 //! - [`command_line`]: usage errors, settings, log lines, exit status.
+//! - [`shapes`]: command lines as they stand in public projects, each started for real.
 //! - [`listening`]: TCP, unix sockets, handed-over sockets, running out of descriptors.
 //! - [`upgrade`]: what is answered before a connection is a session.
 //! - [`files`]: the files of `--web`.
@@ -56,6 +57,7 @@ mod real;
 mod recording;
 mod service;
 mod session;
+mod shapes;
 mod shim;
 mod syslog;
 mod terminal;
