@@ -226,9 +226,8 @@ const WRAPPED: &[Shape] = &[
 
 /// Every way to write options down.
 const FORMS: &[Shape] = &[
-    serves("6080 localhost:5900 --", &["proxying from :6080 to localhost:5900"]),
+    serves("6080 localhost:5900 --", &["proxying from :6080 to localhost:5900"]).unlike_theirs("it takes the target for a program to wrap"),
     serves("6080 --unix-target /run/vnc.sock --", &["proxying from :6080 to /run/vnc.sock"]),
-    serves("-- 6080 localhost:5900", &["proxying from :6080 to localhost:5900"]),
     serves("6080 -v localhost:5900 --heartbeat 5", &["proxying from :6080"]),
     serves("6080 localhost:5900 --web /usr/share/novnc -v", &["proxying from :6080"]),
     serves("--verb --heart=30 --idle 3600 --pre 6080 localhost:5900", &["proxying from :6080"]),
@@ -246,6 +245,7 @@ const FORMS: &[Shape] = &[
     refused("6080", &["Too few arguments"]),
     refused("-D 6080", &["Too few arguments"]),
     refused("6080 --", &["Too few arguments"]),
+    refused("-- 6080 localhost:5900", &["Too few arguments"]).unlike_theirs("it takes the target for a program to wrap"),
     refused("--web /usr/share/novnc", &["Too few arguments"]),
     refused("6080 localhost", &["Error parsing target"]),
     refused("6080 localhost:", &["Error parsing target port"]),
@@ -287,14 +287,13 @@ const FORMS: &[Shape] = &[
     fails("no-such-host.invalid:6080 localhost:5900", &["cannot listen on no-such-host.invalid:6080"]).unlike_theirs("its status is 0"),
     fails("127.0.0.1:5900 localhost:5901", &["cannot listen on 127.0.0.1:5900"]).unlike_theirs("its status is 0"),
     fails("--log-file /nowhere/log 6080 localhost:5900", &["/nowhere/log"]),
-    fails("--token-plugin TokenRedis --token-source redis:desk 6080", &["--token-source"]).unlike_theirs("its status is 0"),
+    fails("--token-plugin TokenRedis --token-source redis:desk 6080", &["the source is no good"]).unlike_theirs("its status is 0"),
 ];
 
 /// What the shapes find around them: files, sockets, programs and targets.
 struct Stage {
     root: Scratch,
     tls: ClientTls,
-    _log: UnixDatagram,
 }
 
 /// What a browser gets for `/vnc.html`.
@@ -358,8 +357,9 @@ impl Stage {
                 thread::spawn(move || listener.incoming().flatten().for_each(greet));
             }
         }
-        let _log = UnixDatagram::bind(path("dev/log")).unwrap();
-        Self { root, tls, _log }
+        let syslog = UnixDatagram::bind(path("dev/log")).unwrap();
+        thread::spawn(move || while syslog.recv(&mut [0; 4096]).is_ok() {});
+        Self { root, tls }
     }
 
     /// A text of the table with the paths as they really are.
