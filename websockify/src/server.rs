@@ -183,7 +183,7 @@ impl Job for Accepted {
             let _load = load;
             if connection::handle(stream, peer, &handling, &visit).await && visit.is_the_only_one()
             {
-                tracing::info!("exiting due to --run-once");
+                tracing::info!("{peer}: exiting due to --run-once");
             }
         });
     }
@@ -216,6 +216,8 @@ async fn expire(limits: Limits, crowd: &Crowd) {
     let timeout = limits.timeout.map(sleep);
     let idle = limits.idle_timeout.map(|limit| crowd.idle_for(limit));
     let (option, limit) = tokio::select! {
+        // Of two that are over at the same time it is the first.
+        biased;
         () = or_never(timeout) => ("--timeout", limits.timeout),
         () = or_never(idle) => ("--idle-timeout", limits.idle_timeout),
     };
