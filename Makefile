@@ -89,7 +89,7 @@ $(COMPLIANCE)/bin/websockify: | test-packages
 
 compliance: test-packages $(COMPLIANCE)/bin/websockify
 	PATH="$(CURDIR)/$(COMPLIANCE)/bin:$$PATH" WEBSOCKIFY_UNDER_TEST=theirs \
-		$(CARGO) test --locked -p integration --test black_box -- compatible:: shapes::
+		$(CARGO) test --locked -p integration --test black_box -- compatible:: shapes:: expiry::
 
 # A relay that cannot be installed is left out.
 bench-quick: BENCH_OPTIONS := --quick

@@ -25,6 +25,7 @@
 //! - [`user`]: whose rights it has.
 //! - [`proxies`]: clients' addresses from proxies, and told to targets; haproxy and nginx.
 //! - [`lifetime`]: stopping, run-once, timeouts, leaks.
+//! - [`expiry`]: ending by itself after one session or some time, in every combination.
 //! - [`limits`]: how many clients there may be at once.
 //! - [`peers`]: peers that are silent, and those that have vanished.
 //! - [`shim`]: the preloaded library itself.
@@ -40,6 +41,7 @@ mod command_line;
 mod compatible;
 mod daemon;
 mod ending;
+mod expiry;
 mod files;
 mod guard;
 mod jwt;
