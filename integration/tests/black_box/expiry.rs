@@ -94,6 +94,7 @@ fn a_session_goes_on_when_limits_are_over_and_the_server_ends_with_it() {
     for (mut server, mut client, mut peer, line) in sessions {
         check(&mut client, &mut peer);
         leave(client);
+        drop(peer);
         expect_only(&log_of(&mut server), line);
     }
 }
@@ -361,6 +362,7 @@ fn a_daemon_ends_by_itself_and_takes_its_number_along() {
         }
         check(&mut client, &mut peer);
         leave(client);
+        drop(peer);
         daemon.wait();
         assert!(!daemon.pid_file().exists());
         expect_only(&log(&log_file), line);
