@@ -88,7 +88,7 @@ fn a_unix_socket_has_its_mode_serves_and_goes_at_the_end() {
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     let target = Target::new();
     let address = target.address().to_string();
-    let mut command = std::process::Command::new(integration::executable());
+    let mut command = Command::new(integration::executable());
     command.args([
         "--unix-listen",
         name,
