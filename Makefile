@@ -34,6 +34,8 @@ BENCH_PACKAGES := haproxy nginx-light openssl socat python3 python3-venv
 # Python with what makes signed tokens.
 TEST_VENV := target/python
 COMPLIANCE := target/compliance
+# What judges the page of --metrics. The package that has it would start a service, so it is only unpacked.
+PROMTOOL := target/promtool/promtool
 # Most tests wait for something most of the time.
 export RUST_TEST_THREADS ?= 8
 BENCH := target/bench
@@ -59,7 +61,7 @@ $(WEB)/node_modules/.package-lock.json: $(WEB)/package.json $(WEB)/package-lock.
 	touch $@
 
 # Everything, then sessions and their ends over each of the ways that payload takes.
-test: test-packages $(TEST_VENV)/installed $(COMPLIANCE)/bin/websockify
+test: test-packages $(TEST_VENV)/installed $(COMPLIANCE)/bin/websockify $(PROMTOOL)
 	$(CARGO) test --locked --workspace
 	for way in WEBSOCKIFY_RELAY=copy WEBSOCKIFY_RELAY=splice WEBSOCKIFY_OVER_TLS=1; do \
 		env $$way $(CARGO) test --locked -p integration --test black_box -- session:: ending:: compatible:: || exit; done
@@ -69,6 +71,12 @@ $(TEST_VENV)/installed: | test-packages
 	@echo "Installing jwcrypto from PyPI into $(TEST_VENV)"
 	python3 -m venv $(TEST_VENV) && $(TEST_VENV)/bin/pip install --quiet jwcrypto==1.6.1
 	touch $@
+
+$(PROMTOOL):
+	@echo "Taking promtool from the Debian package prometheus into $(@D)"
+	mkdir -p $(@D)
+	cd $(@D) && { apt-get download -qq prometheus || { $(SUDO) apt-get update -qq && apt-get download -qq prometheus; }; } && \
+		dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x --strip-components=3 ./usr/bin/promtool && rm prometheus_*.deb
 
 test-web: web-test-packages $(BUNDLE)
 	$(CARGO) build --locked -p websockify

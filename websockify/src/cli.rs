@@ -74,6 +74,10 @@ pub struct Args {
     #[arg(long, value_name = "USER[:GROUP]")]
     pub user: Option<String>,
 
+    /// Serve figures for Prometheus (/metrics), and whether clients can be served (/healthz), on this port of 127.0.0.1, or on HOST:PORT
+    #[arg(long, value_name = "[HOST:]PORT")]
+    pub metrics: Option<String>,
+
     /// Mark each transfer on stderr: } client in, > target out, { target in, < client out; a dot follows a partial one
     // A prefix that was unique in the original.
     #[arg(long, action = ArgAction::SetTrue, alias = "tr")]

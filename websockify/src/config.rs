@@ -4,6 +4,7 @@ mod access;
 mod log;
 
 use std::ffi::OsString;
+use std::net::Ipv4Addr;
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -56,6 +57,8 @@ pub struct Config {
     pub user: Option<Identity>,
     /// Whether to go to the background.
     pub background: bool,
+    /// Where figures are served, always TCP.
+    pub metrics: Option<ListenAddr>,
     /// The file for our process number, as an absolute path.
     pub pid_file: Option<PathBuf>,
     /// What is to be said of options that do less than their user may think.
@@ -539,6 +542,10 @@ impl TryFrom<Args> for Config {
             warnings,
             user,
             background: args.daemon,
+            metrics: args
+                .metrics
+                .map(|text| metrics(&text, args.prefer_ipv6))
+                .transpose()?,
             pid_file: args
                 .pid_file
                 .map(|path| absolute(&path, "--pid-file"))
@@ -677,6 +684,22 @@ fn target_tls(args: &Args, by_token: bool) -> Result<TargetTls, UsageError> {
     })
 }
 
+/// Where to serve figures: a lone port is that of this machine alone.
+fn metrics(text: &str, prefer_ipv6: bool) -> Result<ListenAddr, UsageError> {
+    let mut address = HostPort::parse_source(text).map_err(|_| {
+        UsageError(format!(
+            "--metrics: '{text}' is not [host:]port with a port from 0 to 65535"
+        ))
+    })?;
+    if !text.contains(':') {
+        address.host = Ipv4Addr::LOCALHOST.to_string();
+    }
+    Ok(ListenAddr::Tcp {
+        address,
+        prefer_ipv6,
+    })
+}
+
 fn parse_target(text: &str) -> Result<HostPort, UsageError> {
     match text.parse() {
         Ok(HostPort { port: 0, .. }) | Err(AddressError::BadPort) => usage(&format!(
@@ -761,6 +784,26 @@ mod tests {
             "--inetd h:1 h:2",
         ] {
             assert!(complaint(line).starts_with("Too many arguments"), "{line}");
+        }
+    }
+
+    #[test]
+    fn figures_are_for_this_machine_alone_unless_a_host_is_named() {
+        for (text, meant) in [
+            ("9101", "127.0.0.1:9101"),
+            (":9101", ":9101"),
+            ("[::1]:0", "[::1]:0"),
+            ("host:1", "host:1"),
+        ] {
+            let config = config(&format!("6080 h:1 --metrics {text}")).unwrap();
+            let Some(ListenAddr::Tcp { address, .. }) = config.metrics else {
+                panic!()
+            };
+            assert_eq!(address.to_string(), meant);
+        }
+        for text in ["x", "h:", "1.2.3.4", "65536", "h:x"] {
+            let complaint = complaint(&format!("6080 h:1 --metrics {text}"));
+            assert!(complaint.contains(&format!("--metrics: '{text}' is not")));
         }
     }
 

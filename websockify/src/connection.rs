@@ -19,6 +19,7 @@ use crate::gate::{Doorkeeper, Gate};
 use crate::http::{self, PlainUpgrade, Session, Site};
 use crate::listener::{Peer, PeerAddress, reached_address};
 use crate::log;
+use crate::metrics::{self, Connect, Reason};
 use crate::phase::Phase;
 use crate::proxy::{self, Ends, Failure};
 use crate::record::{Recorder, Recording};
@@ -141,6 +142,7 @@ async fn become_session(
         None => visit.standing(peer.address),
     };
     if standing == Standing::FarTooMany {
+        metrics::refused(Reason::TooMany);
         return None;
     }
     let mut doorkeeper = Doorkeeper {
@@ -205,6 +207,7 @@ async fn become_session(
         },
         Sniffed::Closed => return None,
         Sniffed::TimedOut => {
+            metrics::refused(Reason::Timeout);
             tracing::debug!(%peer, "nothing came within {} s", patience.as_secs_f64());
             return None;
         }
@@ -243,6 +246,10 @@ async fn introduced(socket: Plain, peer: Peer, deadline: Instant) -> Option<(Pla
     match failure {
         Failure::Silent => tracing::debug!(%peer, "the proxy is refused: {failure}"),
         _ => {
+            metrics::refused(match failure {
+                Failure::Late => Reason::Timeout,
+                _ => Reason::Proxy,
+            });
             tracing::info!(%peer, event = "refused", error = %failure, "the proxy is refused: {failure}");
         }
     }
@@ -283,11 +290,13 @@ async fn encrypt(
     match timeout_at(deadline, acceptor.accept(socket)).await {
         Ok(Ok(stream)) => Some(Stream::from(stream)),
         Ok(Err(Refused { socket, failure })) => {
+            metrics::refused(Reason::Tls);
             tracing::info!(%peer, event = "refused", error = %failure, "TLS with the client failed: {failure}");
             relay::farewell(&mut Stream::Plain(socket), b"").await;
             None
         }
         Err(_) => {
+            metrics::refused(Reason::Timeout);
             let failure = "no handshake in time";
             tracing::info!(%peer, event = "refused", error = failure, "TLS with the client failed: {failure}");
             None
@@ -305,6 +314,7 @@ async fn serve_session(upgraded: Upgraded, handling: &Handling) {
         introduction,
     } = upgraded;
     let began = Instant::now();
+    let counted = metrics::session();
     let peer = session.client;
     let encoding = session.encoding;
     let target = Arc::clone(&session.target);
@@ -316,7 +326,7 @@ async fn serve_session(upgraded: Upgraded, handling: &Handling) {
     if let Err(error) = accepted {
         let failure = Some(sys::describe(&error));
         let summary = Summary::unconnected(Cause::ClientLost, failure, None);
-        return log_end(peer, &target, began, &summary);
+        return log_end(peer, &target, began, &summary, counted);
     }
     let connected = connect(&client, peer, &early, &target, introduction, handling);
     let connected = Box::pin(connected).await;
@@ -335,7 +345,7 @@ async fn serve_session(upgraded: Upgraded, handling: &Handling) {
         }
         Err((summary, last_words)) => {
             // Before it is heard out, which takes its time.
-            log_end(peer, &target, began, &summary);
+            log_end(peer, &target, began, &summary, counted);
             return match last_words {
                 Some(close) => {
                     let mut frame = Vec::new();
@@ -346,7 +356,7 @@ async fn serve_session(upgraded: Upgraded, handling: &Handling) {
             };
         }
     };
-    log_end(peer, &target, began, &summary);
+    log_end(peer, &target, began, &summary, counted);
 }
 
 /// The lines of a session's beginning.
@@ -369,8 +379,16 @@ fn log_start(peer: Peer, session: &Session, tls: bool, recording: Option<&Record
     });
 }
 
-/// The line of a session's end.
-fn log_end(peer: Peer, target: &Target, began: Instant, summary: &Summary) {
+/// The line of a session's end, which is counted.
+fn log_end(
+    peer: Peer,
+    target: &Target,
+    began: Instant,
+    summary: &Summary,
+    counted: metrics::Session,
+) {
+    let end = summary.cause.counted();
+    counted.ended(end);
     let duration = began.elapsed().as_micros() as f64 / 1e6;
     tracing::info!(
         %peer,
@@ -379,7 +397,7 @@ fn log_end(peer: Peer, target: &Target, began: Instant, summary: &Summary) {
         bytes_from_client = summary.up,
         bytes_from_target = summary.down,
         duration,
-        closed_by = summary.cause.closed_by(),
+        closed_by = end.closed_by(),
         close_code = summary.code,
         error = summary.error(),
         "{summary}, after {duration:.3} s"
@@ -399,23 +417,31 @@ async fn connect(
     handling: &Handling,
 ) -> Result<Stream, (Summary, Option<Close>)> {
     let mut stopping = handling.phase.clone();
+    let began = Instant::now();
     let ended = |cause, failure, close| (Summary::unconnected(cause, failure, close), close);
-    tokio::select! {
+    let (outcome, connected) = tokio::select! {
         biased;
-        () = has_left(client, early, target.may_be_starting()) => Err(ended(Cause::ClientLeft, None, None)),
-        _ = stopping.wait_for(|&phase| phase == Phase::Stopping) => {
-            Err(ended(Cause::Stopped, None, Some(Close::GOING_AWAY)))
+        () = has_left(client, early, target.may_be_starting()) => {
+            (Connect::Abandoned, Err(ended(Cause::ClientLeft, None, None)))
         }
-        connected = target.connect(introduction.as_deref()) => connected.map_err(|error| {
-            let failure = error.to_string();
-            tracing::warn!(%peer, %target, error = failure, "cannot connect to {target}: {failure}");
-            let close = match error {
-                ConnectError::NotListening(_) | ConnectError::Gone => Close::NOT_READY,
-                _ => Close::UNREACHABLE,
-            };
-            ended(Cause::TargetUnreachable, Some(failure), Some(close))
-        }),
-    }
+        _ = stopping.wait_for(|&phase| phase == Phase::Stopping) => {
+            (Connect::Abandoned, Err(ended(Cause::Stopped, None, Some(Close::GOING_AWAY))))
+        }
+        connected = target.connect(introduction.as_deref()) => match connected {
+            Ok(stream) => (Connect::Connected, Ok(stream)),
+            Err(error) => {
+                let failure = error.to_string();
+                tracing::warn!(%peer, %target, error = failure, "cannot connect to {target}: {failure}");
+                let close = match error {
+                    ConnectError::NotListening(_) | ConnectError::Gone => Close::NOT_READY,
+                    _ => Close::UNREACHABLE,
+                };
+                (error.counted(), Err(ended(Cause::TargetUnreachable, Some(failure), Some(close))))
+            }
+        },
+    };
+    metrics::connected(outcome, began.elapsed());
+    connected
 }
 
 /// Waits until a client is gone that has sent nothing for its target: it says that it closes, or its connection is broken. With
@@ -444,15 +470,18 @@ async fn answer_other(stream: &mut Stream, peer: Peer, protocol: Protocol) {
             relay::farewell(stream, POLICY).await;
         }
         Protocol::Tls => {
+            metrics::refused(Reason::TlsUnavailable);
             let error = "there is no certificate";
             tracing::info!(%peer, event = "refused", error, "SSL/TLS connection refused: {error}");
             relay::farewell(stream, HANDSHAKE_FAILURE).await;
         }
         Protocol::Ssl2 => {
+            metrics::refused(Reason::Tls);
             tracing::info!(%peer, event = "refused", error = "SSLv2", "SSLv2 connection refused");
             relay::farewell(stream, b"").await;
         }
         Protocol::Http => {
+            metrics::refused(Reason::TlsRequired);
             let error = "it has to be https:// or wss://";
             tracing::info!(%peer, event = "refused", error, "non-SSL connection refused: {error}");
             relay::farewell(stream, http::TLS_ONLY.as_bytes()).await;

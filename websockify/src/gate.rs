@@ -11,12 +11,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use hyper::Request;
 use hyper::header::HeaderMap;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::auth::{Authenticator, Denied, Refused, Visitor, without_certificate_headers};
 use crate::config::{AuthConfig, Door, ProxyConfig, RouteConfig, TargetTls, TokenConfig, Trust};
 use crate::crowd::{Standing, Visit};
 use crate::listener::Peer;
+use crate::metrics::{self, Answer, LookUp, Reason};
 use crate::origin::AllowedOrigins;
 use crate::outage::Outage;
 use crate::plugin::{self, Plugin};
@@ -84,6 +85,22 @@ pub(crate) enum Closed {
     TooMany,
     /// There has been the one session that there may be.
     Full,
+}
+
+impl Closed {
+    /// The reason as it is counted.
+    pub(crate) fn counted(&self) -> Reason {
+        match self {
+            Self::Origin => Reason::Origin,
+            Self::Refused(_) => Reason::Auth,
+            Self::NoToken(_) => Reason::TokenMissing,
+            Self::UnknownToken(_) => Reason::TokenUnknown,
+            Self::Unavailable => Reason::Unavailable,
+            Self::Contradiction => Reason::Proxy,
+            Self::TooMany => Reason::TooMany,
+            Self::Full => Reason::Full,
+        }
+    }
 }
 
 /// The reason, for the log.
@@ -221,6 +238,14 @@ impl Gate {
         self.limit * 2
     }
 
+    /// Where all clients go, if there is such a place.
+    pub(crate) fn fixed_target(&self) -> Option<Arc<Target>> {
+        match &self.route {
+            Route::Fixed(target) => Some(Arc::clone(target)),
+            Route::Tokens(_) => None,
+        }
+    }
+
     /// Whether a client's certificate matters.
     pub(crate) fn looks_at_certificates(&self) -> bool {
         self.guard.is_some()
@@ -273,10 +298,17 @@ impl Gate {
         visitor: &Visitor<'_>,
         destination: Option<&Destination>,
     ) -> Result<(), Closed> {
+        let began = Instant::now();
         let asking = guard.authenticator.authenticate(visitor, destination);
         let answer = timeout(self.limit, asking)
             .await
             .unwrap_or_else(|_| Err(Denied::Unavailable(self.no_answer())));
+        let outcome = match &answer {
+            Ok(()) => Answer::Allowed,
+            Err(Denied::Refused(_)) => Answer::Refused,
+            Err(Denied::Unavailable(_)) => Answer::Unavailable,
+        };
+        metrics::answered(outcome, began.elapsed());
         match answer {
             Err(Denied::Unavailable(reason)) => {
                 guard.outage.met(reason);
@@ -302,10 +334,17 @@ impl Gate {
             Route::Tokens(tokens) => tokens,
         };
         let token = token::of(request, tokens.config.from_host).map_err(Closed::NoToken)?;
+        let began = Instant::now();
         let looking = tokens.source.look_up(&token);
         let answer = timeout(self.limit, looking)
             .await
             .unwrap_or_else(|_| Err(Unavailable(self.no_answer())));
+        let outcome = match &answer {
+            Ok(Some(_)) => LookUp::Found,
+            Ok(None) => LookUp::Unknown,
+            Err(_) => LookUp::Unavailable,
+        };
+        metrics::looked_up(outcome, began.elapsed());
         match answer.and_then(|found| found.map(|found| tokens.target(found)).transpose()) {
             Ok(found) => {
                 tokens.outage.over();

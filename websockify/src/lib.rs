@@ -12,8 +12,8 @@
 //! [`cli`] mirrors the command line, [`config`] makes sense of it. [`daemon`] goes to the background, [`user`] gives up rights, and
 //! [`start`] and [`systemd`] tell others how it went. [`server`] is the accept loop with its limits, which gives connections to
 //! [`workers`]. [`wrap`] starts a program whose port is moved out of the way, and looks after it. [`mod@conduct`] has both do what signals
-//! ask for, [`reload`] among it. [`log`] writes what happens, [`record`] what passes. [`memory`] is where buffers come from. [`run`] puts it
-//! all together.
+//! ask for, [`reload`] among it. [`log`] writes what happens, [`record`] what passes. [`metrics`] counts both, and
+//! [`monitor`] shows that. [`memory`] is where buffers come from. [`run`] puts it all together.
 
 #![deny(unsafe_code)]
 
@@ -34,6 +34,8 @@ mod input;
 mod listener;
 pub mod log;
 pub mod memory;
+mod metrics;
+mod monitor;
 pub mod origin;
 mod outage;
 mod phase;
@@ -85,6 +87,7 @@ use daemon::Side;
 use gate::Gate;
 use http::{Files, Site};
 use listener::Entrance;
+use monitor::{Monitor, Watched};
 use phase::Phase;
 use record::Recorder;
 use reload::Readers;
@@ -144,6 +147,8 @@ struct Prepared {
     patience: Duration,
     proxies: ProxyConfig,
     manager: Manager,
+    /// Where figures are served, and what of, if that is asked for.
+    monitor: Option<(Monitor, Watched)>,
     /// What is carried from where to where, as the settings tell.
     direction: String,
     background: bool,
@@ -193,6 +198,7 @@ fn prepare(
         record,
         user,
         background,
+        metrics,
         warnings,
         ..
     } = config;
@@ -220,6 +226,7 @@ fn prepare(
     // What listens hands its options on to what it accepts.
     sys::set_peer_timeout(session.peer_timeout);
     let entrance = Entrance::open(&listen, activated)?;
+    let monitor = metrics.as_ref().map(Monitor::bind).transpose()?;
     let wrap = |wrap: WrapConfig| {
         let old_port = wrap.port.or_else(|| entrance.port()).context(
             "a wrapped program needs --wrap-port here: we do not listen on one port that could be its own",
@@ -235,10 +242,20 @@ fn prepare(
     let direction = format!("proxying from {} to {destination}", entrance.name());
     let patience = door.patience;
     let status = wrapped.as_ref().map(Wrapped::status);
+    let mut watched = Watched {
+        token_plugin: match &route {
+            RouteConfig::Tokens(tokens) => Some(tokens.name.clone()),
+            RouteConfig::Fixed(_) => None,
+        },
+        auth_plugin: door.auth.as_ref().map(|auth| auth.name.clone()),
+        program: status.clone(),
+        target: None,
+    };
     let gate = Gate::open(door, route, target_tls, status, || {
         give_up_rights(user.as_ref(), start)
     });
     let gate = Arc::new(runtime.block_on(gate)?);
+    watched.target = gate.fixed_target();
     wrapped.as_ref().map_or(Ok(()), Wrapped::prepare)?;
     let recorder = record.as_deref().map(Recorder::start).transpose()?;
     let bounds = bound(crowd);
@@ -255,6 +272,7 @@ fn prepare(
         patience,
         proxies,
         manager,
+        monitor: monitor.map(|monitor| (monitor, watched)),
         direction,
         background,
     };
@@ -314,6 +332,7 @@ async fn serve_clients(
         patience,
         proxies,
         manager,
+        monitor,
         direction,
         background,
     } = prepared;
@@ -324,6 +343,7 @@ async fn serve_clients(
         &site,
         acceptor.as_deref(),
         recorder.as_ref(),
+        monitor.as_ref().map(|(monitor, _)| monitor),
         background,
         &direction,
     );
@@ -350,6 +370,9 @@ async fn serve_clients(
         recorder,
         phase: phases,
     };
+    if let Some((monitor, watched)) = monitor {
+        monitor.start(watched)?;
+    }
     let status = wrapped.as_ref().map(Wrapped::status);
     let program = wrapped.map(|wrapped| {
         let (orders, received) = mpsc::channel(8);
@@ -416,6 +439,7 @@ fn announce(
     site: &Site,
     acceptor: Option<&Acceptor>,
     recorder: Option<&Recorder>,
+    monitor: Option<&Monitor>,
     background: bool,
     direction: &str,
 ) {
@@ -440,6 +464,9 @@ fn announce(
     }
     if let Some(recorder) = recorder {
         tracing::info!("  - {}", recorder.describe());
+    }
+    if let Some(monitor) = monitor {
+        tracing::info!("  - {}", monitor.describe());
     }
     tracing::info!("  - {direction}");
 }

@@ -16,6 +16,7 @@ use crate::connection::{self, Handling};
 use crate::crowd::{Bounds, Crowd, Visit};
 use crate::future::or_never;
 use crate::listener::{Listener, Peer, Socket};
+use crate::metrics;
 use crate::phase::Phase;
 use crate::sys;
 use crate::workers::{Job, Load, Workers};
@@ -52,6 +53,7 @@ pub(crate) async fn serve(
         () = expire(limits, &crowd) => Ok(()),
         ended = accept_all(&mut listener, &handling, &crowd, &mut workers) => ended,
     };
+    metrics::note_closed();
     drop(listener);
     // The receivers are the connections'.
     told.send_replace(Phase::Finishing);
@@ -181,6 +183,7 @@ impl Job for Accepted {
         };
         tokio::spawn(async move {
             let _load = load;
+            let _counted = metrics::connection();
             if connection::handle(stream, peer, &handling, &visit).await && visit.is_the_only_one()
             {
                 tracing::info!("{peer}: exiting due to --run-once");

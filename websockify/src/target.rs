@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::addr::HostPort;
 use crate::config::TargetConfig;
+use crate::metrics::Connect;
 use crate::stream::{Plain, Stream};
 use crate::sys;
 use crate::tls::{Connector, Failure};
@@ -74,6 +75,24 @@ pub(crate) enum ConnectError {
     Gone,
     /// It was reached, and TLS did not come about.
     Tls(Failure),
+}
+
+impl ConnectError {
+    /// The reason as it is counted.
+    pub(crate) fn counted(&self) -> Connect {
+        match self {
+            Self::Resolve(_) => Connect::Unresolved,
+            Self::Connect(_, error) | Self::Unix(error)
+                if error.kind() == io::ErrorKind::TimedOut =>
+            {
+                Connect::TimedOut
+            }
+            Self::Connect(..) | Self::Unix(_) => Connect::Unreachable,
+            Self::TimedOut => Connect::TimedOut,
+            Self::NotListening(_) | Self::Gone => Connect::NotListening,
+            Self::Tls(_) => Connect::Tls,
+        }
+    }
 }
 
 impl fmt::Display for ConnectError {
@@ -185,14 +204,7 @@ impl Target {
         &self,
         introduction: Option<&[u8]>,
     ) -> Result<Stream, ConnectError> {
-        let mut socket = match &self.place {
-            Place::Tcp {
-                address,
-                prefer_ipv6,
-            } => connect_tcp(address, *prefer_ipv6).await?,
-            Place::Unix(path) => connect_unix(path).await.map_err(ConnectError::Unix)?,
-            Place::Wrapped(status) => connect_wrapped(status).await?,
-        };
+        let mut socket = self.connect_socket().await?;
         if let Some(introduction) = introduction {
             introduce(&mut socket, introduction, self.tls.is_some()).await;
         }
@@ -204,6 +216,22 @@ impl Target {
                 let done = done.map_err(|_| ConnectError::Tls(Failure::TimedOut(CONNECT_LIMIT)))?;
                 done.map(Stream::from).map_err(ConnectError::Tls)
             }
+        }
+    }
+
+    /// Whether it can be connected to, without TLS and without a word.
+    pub(crate) async fn reach(&self) -> Result<(), ConnectError> {
+        self.connect_socket().await.map(drop)
+    }
+
+    async fn connect_socket(&self) -> Result<Plain, ConnectError> {
+        match &self.place {
+            Place::Tcp {
+                address,
+                prefer_ipv6,
+            } => connect_tcp(address, *prefer_ipv6).await,
+            Place::Unix(path) => connect_unix(path).await.map_err(ConnectError::Unix),
+            Place::Wrapped(status) => connect_wrapped(status).await,
         }
     }
 

@@ -9,6 +9,7 @@ mod shown;
 use std::convert::Infallible;
 use std::future::{pending, poll_fn};
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 
@@ -18,13 +19,14 @@ use hyper::body::Incoming;
 use hyper::header::{CONTENT_LENGTH, EXPECT, HeaderValue, SERVER, TRANSFER_ENCODING};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
 use crate::config::WebHeader;
 use crate::gate::{Closed, Doorkeeper};
 use crate::listener::Peer;
+use crate::metrics::{self, Reason};
 use crate::stream::Stream;
 use crate::target::Target;
 use crate::websocket::Encoding;
@@ -98,10 +100,13 @@ pub(crate) async fn serve(
     decided: Option<Closed>,
 ) -> Ended {
     let accepted = Mutex::new(None);
+    // Whether anything was asked.
+    let asked = AtomicBool::new(decided.is_some());
     let decided = Mutex::new(decided);
     let activity = Activity::new(stream.descriptor(), deadline);
     let service = service_fn(|request: Request<Incoming>| {
         activity.note(doorkeeper.gate.patience());
+        asked.store(true, Ordering::Relaxed);
         let accepted = &accepted;
         let decided = decided.lock().expect("no other thread has it").take();
         // Boxed because `poll_without_shutdown` wants to move it.
@@ -121,14 +126,23 @@ pub(crate) async fn serve(
                 }
                 // The log knows of their address, and they may be many.
                 Answer::Closed(Closed::TooMany) => {
+                    metrics::refused(Reason::TooMany);
                     return Ok(site.finish(refusal::closed(Closed::TooMany).map(Either::Left)));
                 }
                 Answer::Closed(closed) => {
+                    metrics::refused(closed.counted());
                     tracing::info!(%peer, event = "refused", error = %closed, "{peer}: refused: {closed}");
                     refusal::closed(closed).map(Either::Left)
                 }
-                Answer::Refusal(refusal) => refusal.map(Either::Left),
-                Answer::Plain => site.answer(&request).await,
+                Answer::Refusal(reason, refusal) => {
+                    metrics::refused(reason);
+                    refusal.map(Either::Left)
+                }
+                Answer::Plain => {
+                    let response = site.answer(&request).await;
+                    reason_of(response.status()).map(metrics::refused);
+                    response
+                }
             };
             let response = site.finish(response);
             log_request(&request, &response, peer);
@@ -167,9 +181,12 @@ pub(crate) async fn serve(
     tokio::select! {
         biased;
         ended = ended => if let Err(error) = ended {
+            // It was answered by hyper.
+            error.is_parse().then(|| metrics::refused(Reason::BadRequest));
             tracing::debug!(%peer, "HTTP: {error}");
         },
         () = activity.expired() => if activity.is_flushed() {
+            (!asked.load(Ordering::Relaxed)).then(|| metrics::refused(Reason::Timeout));
             tracing::debug!(%peer, "HTTP: no request in time");
         } else {
             tracing::info!(%peer, "Client took nothing of an answer for too long");
@@ -270,8 +287,8 @@ enum Answer {
     Session(Session),
     /// It does not pass the gate.
     Closed(Closed),
-    /// It gets this answer, and the connection ends.
-    Refusal(Refusal),
+    /// It gets this answer, for this reason, and the connection ends.
+    Refusal(Reason, Refusal),
     /// It is no upgrade.
     Plain,
 }
@@ -287,8 +304,20 @@ async fn answer<B>(request: &Request<B>, client: Peer, doorkeeper: &Doorkeeper<'
             Ok(()) => Answer::Plain,
             Err(closed) => Answer::Closed(closed),
         },
-        Judgement::UnknownVersion => Answer::Refusal(refusal::unknown_version()),
-        Judgement::Bad(text) => Answer::Refusal(refusal::bad_upgrade(text)),
+        Judgement::UnknownVersion => Answer::Refusal(Reason::Version, refusal::unknown_version()),
+        Judgement::Bad(text) => Answer::Refusal(Reason::BadRequest, refusal::bad_upgrade(text)),
+    }
+}
+
+/// Why a request that is no upgrade did not get what it wanted, if it did not.
+fn reason_of(status: StatusCode) -> Option<Reason> {
+    match status {
+        StatusCode::METHOD_NOT_ALLOWED => Some(Reason::NotUpgrade),
+        StatusCode::NOT_FOUND | StatusCode::FORBIDDEN | StatusCode::INTERNAL_SERVER_ERROR => {
+            Some(Reason::NotFound)
+        }
+        StatusCode::BAD_REQUEST => Some(Reason::BadRequest),
+        _ => None,
     }
 }
 

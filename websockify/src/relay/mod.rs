@@ -34,11 +34,12 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::config::{SessionConfig, WayChoice};
+use crate::metrics::End;
 use crate::phase::Phase;
 use crate::record::Recording;
 use crate::stream::{ReadHalf, Stream, WriteHalf};
 use crate::sys;
-use crate::websocket::frame::{Decoder, End, append_close};
+use crate::websocket::frame::{self, Decoder, append_close};
 use crate::websocket::{Close, Encoding};
 
 use shared::Shared;
@@ -163,16 +164,18 @@ pub(crate) enum Cause {
 }
 
 impl Cause {
-    /// Whose doing it was.
-    pub(crate) fn closed_by(self) -> &'static str {
+    /// The same as it is counted.
+    pub(crate) fn counted(self) -> End {
         match self {
-            Self::ClientLeft
-            | Self::ClientClosed
-            | Self::ClientLost
-            | Self::ClientSilent
-            | Self::ClientViolation => "client",
-            Self::TargetUnreachable | Self::TargetClosed | Self::TargetFailed => "target",
-            Self::Stopped => "server",
+            Self::ClientLeft => End::ClientLeft,
+            Self::ClientClosed => End::ClientClosed,
+            Self::ClientLost => End::ClientLost,
+            Self::ClientSilent => End::ClientSilent,
+            Self::ClientViolation => End::ClientViolation,
+            Self::TargetUnreachable => End::TargetUnreachable,
+            Self::TargetClosed => End::TargetClosed,
+            Self::TargetFailed => End::TargetLost,
+            Self::Stopped => End::Stopped,
         }
     }
 
@@ -268,7 +271,7 @@ pub(crate) async fn answer_close(client: &mut Stream, early: &[u8], encoding: En
     let reading = async {
         loop {
             let end = decoder.decode(&mut part, |_| {}).end;
-            if let Some(End::Closed(close) | End::Violation(close)) = end {
+            if let Some(frame::End::Closed(close) | frame::End::Violation(close)) = end {
                 return Some(close);
             }
             part.resize(64, 0);

@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::Control as ControlCode;
 
 use super::{CLOSE_LIMIT, Cause, STALL_LIMIT, Summary};
+use crate::metrics;
 use crate::sys;
 use crate::tls;
 use crate::websocket::Close;
@@ -198,6 +199,7 @@ impl Shared {
     /// Notes that bytes came from the client, `payload` of them for the target.
     pub(super) fn note_up(&self, payload: usize) {
         add(&self.up_bytes, payload);
+        metrics::from_client(payload);
         self.set(Flag::SignOfLife, true);
     }
 
@@ -224,6 +226,7 @@ impl Shared {
     /// Notes that the client got `payload` bytes.
     pub(super) fn note_down(&self, payload: usize) {
         add(&self.down_bytes, payload);
+        metrics::from_target(payload);
     }
 
     /// Notes whether the target lets the client wait.

@@ -29,7 +29,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -39,6 +39,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::cli::WrapMethod;
 use crate::config::WrapConfig;
+use crate::metrics;
 use crate::user::Identity;
 use crate::{sys, whole_file};
 
@@ -165,8 +166,8 @@ struct Inner {
     state: watch::Sender<State>,
     /// A client was refused, so the state may be out of date.
     doubt: Notify,
-    /// Whether the program was started at all.
-    begun: AtomicBool,
+    /// How often the program was started.
+    starts: AtomicU64,
     /// For whoever waits for the start: there is news.
     news: Notify,
     /// Whether a client was connected since the program was last asked for that.
@@ -280,13 +281,13 @@ impl Status {
 
     /// Notes that the program was started.
     fn note_begin(&self) {
-        self.0.begun.store(true, Ordering::Relaxed);
+        self.0.starts.fetch_add(1, Ordering::Relaxed);
         self.0.news.notify_one();
     }
 
     /// Waits until the program was started for the first time. Only one may wait for this and for what follows.
     pub(crate) async fn begun(&self) {
-        while !self.0.begun.load(Ordering::Relaxed) {
+        while self.starts() == 0 {
             self.0.news.notified().await;
         }
     }
@@ -310,6 +311,25 @@ impl Status {
             State::Listening => "listens",
             State::Gone => "is gone",
         }
+    }
+
+    /// Whether the program listens.
+    pub(crate) fn is_listening(&self) -> bool {
+        self.get() == State::Listening
+    }
+
+    /// What the program does, as it is counted.
+    pub(crate) fn state(&self) -> metrics::Program {
+        match self.get() {
+            State::Starting => metrics::Program::Starting,
+            State::Listening => metrics::Program::Listening,
+            State::Gone => metrics::Program::Gone,
+        }
+    }
+
+    /// How often the program was started.
+    pub(crate) fn starts(&self) -> u64 {
+        self.0.starts.load(Ordering::Relaxed)
     }
 
     /// Whether a client waits for the program.
@@ -366,7 +386,7 @@ impl Wrapped {
             timeout: config.timeout,
             state: watch::Sender::new(State::Starting),
             doubt: Notify::new(),
-            begun: AtomicBool::new(false),
+            starts: AtomicU64::new(0),
             news: Notify::new(),
             served: AtomicBool::new(false),
         }));
