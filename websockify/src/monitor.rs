@@ -74,6 +74,8 @@ struct Pages {
     facts: Facts,
     program: Option<Status>,
     target: Option<Arc<Target>>,
+    /// Held by who writes the page, so that no crowd of clients has many threads do so.
+    writing: Arc<Mutex<()>>,
     /// What came of the last attempt to reach the target, and when that was known.
     probed: Mutex<Option<(Instant, Result<(), String>)>>,
 }
@@ -116,6 +118,7 @@ impl Monitor {
             },
             program,
             target,
+            writing: Arc::default(),
             probed: Mutex::default(),
         });
         drop(tokio::spawn(serve(listener, pages)));
@@ -194,13 +197,19 @@ impl Pages {
 
     /// What was counted.
     async fn figures(&self) -> Response<Full<Bytes>> {
+        let writing = Arc::clone(&self.writing).lock_owned().await;
         let facts = self.facts.clone();
         let program = self
             .program
             .as_ref()
             .map(|status| (status.state(), status.starts()));
         // Elsewhere, because with many descriptors it takes a while to count them.
-        match spawn_blocking(move || metrics::page(&facts, program)).await {
+        let write = move || {
+            // To the end, even if the client has to make room meanwhile.
+            let _writing = writing;
+            metrics::page(&facts, program)
+        };
+        match spawn_blocking(write).await {
             Ok(page) => {
                 let mut response = response(StatusCode::OK, page);
                 let format = HeaderValue::from_static(metrics::CONTENT_TYPE);

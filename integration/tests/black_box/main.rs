@@ -24,6 +24,7 @@
 //! - [`service`]: as a service of systemd: sockets that are handed over, notifications, units, restarts.
 //! - [`user`]: whose rights it has.
 //! - [`proxies`]: clients' addresses from proxies, and told to targets; haproxy and nginx.
+//! - [`metrics`]: figures for Prometheus, and whether clients can be served.
 //! - [`lifetime`]: stopping, run-once, timeouts, leaks.
 //! - [`expiry`]: ending by itself after one session or some time, in every combination.
 //! - [`limits`]: how many clients there may be at once.
@@ -51,6 +52,7 @@ mod limits;
 mod listening;
 mod logs;
 mod methods;
+mod metrics;
 mod paths;
 mod peers;
 mod plugins;

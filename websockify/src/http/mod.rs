@@ -140,7 +140,9 @@ pub(crate) async fn serve(
                 }
                 Answer::Plain => {
                     let response = site.answer(&request).await;
-                    reason_of(response.status()).map(metrics::refused);
+                    if let Some(reason) = reason_of(response.status()) {
+                        metrics::refused(reason);
+                    }
                     response
                 }
             };
@@ -181,12 +183,16 @@ pub(crate) async fn serve(
     tokio::select! {
         biased;
         ended = ended => if let Err(error) = ended {
-            // It was answered by hyper.
-            error.is_parse().then(|| metrics::refused(Reason::BadRequest));
+            if error.is_parse() {
+                // hyper has answered it.
+                metrics::refused(Reason::BadRequest);
+            }
             tracing::debug!(%peer, "HTTP: {error}");
         },
         () = activity.expired() => if activity.is_flushed() {
-            (!asked.load(Ordering::Relaxed)).then(|| metrics::refused(Reason::Timeout));
+            if !asked.load(Ordering::Relaxed) {
+                metrics::refused(Reason::Timeout);
+            }
             tracing::debug!(%peer, "HTTP: no request in time");
         } else {
             tracing::info!(%peer, "Client took nothing of an answer for too long");

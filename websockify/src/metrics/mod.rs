@@ -1,7 +1,7 @@
 //! What is counted, for `--metrics`. It is always counted, since that costs next to nothing: each thread has a sheet of its own, to
 //! which nobody else writes, and the sheets are added up when somebody asks.
 //!
-//! [`page`] writes what was counted as Prometheus reads it. Nothing here has to do with sockets; that is [`crate::monitor`]'s.
+//! [`mod@page`] writes what was counted as Prometheus reads it. Nothing here has to do with sockets; that is [`crate::monitor`]'s.
 
 mod labels;
 mod page;
