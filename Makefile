@@ -75,7 +75,8 @@ $(TEST_VENV)/installed: | test-packages
 $(PROMTOOL):
 	@echo "Taking promtool from the Debian package prometheus into $(@D)"
 	mkdir -p $(@D)
-	cd $(@D) && { apt-get download -qq prometheus || { $(SUDO) apt-get update -qq && apt-get download -qq prometheus; }; } && \
+	cd $(@D) && fetch='apt-get download -qq -o APT::Sandbox::User=root prometheus' && \
+		{ $$fetch || { $(SUDO) apt-get update -qq && $$fetch; }; } && \
 		dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x --strip-components=3 ./usr/bin/promtool && rm prometheus_*.deb
 
 test-web: web-test-packages $(BUNDLE)

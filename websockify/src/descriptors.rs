@@ -33,7 +33,7 @@ pub(crate) struct Budget {
 /// They are not enough to start.
 pub(crate) fn claim() -> Result<()> {
     let limit = sys::raise_descriptor_limit();
-    let needed = sys::open_descriptors() + START;
+    let needed = open() + START;
     if limit < needed {
         bail!(
             "at most {limit} descriptors are permitted (ulimit -n, LimitNOFILE=), at least {needed} are needed to start"
@@ -42,10 +42,15 @@ pub(crate) fn claim() -> Result<()> {
     Ok(())
 }
 
-/// Divides what is left when everything but connections has its descriptors.
-pub(crate) fn budget() -> Budget {
+/// Divides what is left when everything but connections has its descriptors; `more` will be needed for something else.
+pub(crate) fn budget(more: usize) -> Budget {
     let processors = thread::available_parallelism().map_or(1, usize::from);
-    divide(sys::descriptor_limit(), sys::open_descriptors(), processors)
+    divide(sys::descriptor_limit(), open() + more, processors)
+}
+
+/// How many are open; a guess where the system does not tell.
+fn open() -> usize {
+    sys::open_descriptors().unwrap_or(32)
 }
 
 fn divide(limit: usize, open: usize, processors: usize) -> Budget {

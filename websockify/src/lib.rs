@@ -250,6 +250,7 @@ fn prepare(
         auth_plugin: door.auth.as_ref().map(|auth| auth.name.clone()),
         program: status.clone(),
         target: None,
+        max_connections: 0,
     };
     let gate = Gate::open(door, route, target_tls, status, || {
         give_up_rights(user.as_ref(), start)
@@ -258,7 +259,8 @@ fn prepare(
     watched.target = gate.fixed_target();
     wrapped.as_ref().map_or(Ok(()), Wrapped::prepare)?;
     let recorder = record.as_deref().map(Recorder::start).transpose()?;
-    let bounds = bound(crowd);
+    let bounds = bound(crowd, monitor.as_ref().map_or(0, |_| Monitor::DESCRIPTORS));
+    watched.max_connections = bounds.connections;
     let prepared = Prepared {
         entrance,
         site,
@@ -279,9 +281,9 @@ fn prepare(
     Ok((runtime, prepared))
 }
 
-/// How many there may be, as far as descriptors go.
-fn bound(config: CrowdConfig) -> Bounds {
-    let budget = descriptors::budget();
+/// How many there may be, as far as descriptors go, of which so many are set aside.
+fn bound(config: CrowdConfig, set_aside: usize) -> Bounds {
+    let budget = descriptors::budget(set_aside);
     relay::limit_pipes(budget.pipes);
     let connections = config.connections.unwrap_or(budget.connections);
     if connections > budget.connections {

@@ -66,6 +66,8 @@ pub(crate) struct Watched {
     pub(crate) program: Option<Status>,
     /// The target of all clients, if they have the same.
     pub(crate) target: Option<Arc<Target>>,
+    /// How many connections of clients there may be.
+    pub(crate) max_connections: usize,
 }
 
 /// What requests are answered from.
@@ -81,6 +83,9 @@ struct Pages {
 }
 
 impl Monitor {
+    /// How many descriptors it may take when it has started: its connections', one for a target, and one for what it reads.
+    pub(crate) const DESCRIPTORS: usize = MAX_CONNECTIONS + 2;
+
     /// Binds the port.
     ///
     /// # Errors
@@ -109,12 +114,14 @@ impl Monitor {
             auth_plugin,
             program,
             target,
+            max_connections,
         } = watched;
         let pages = Arc::new(Pages {
             facts: Facts {
                 started: self.started,
                 token_plugin,
                 auth_plugin,
+                max_connections,
             },
             program,
             target,

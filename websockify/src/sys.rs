@@ -308,10 +308,11 @@ pub(crate) fn descriptor_limit() -> usize {
     limit.map_or(1024, |(soft, _)| soft.try_into().unwrap_or(usize::MAX))
 }
 
-/// How many descriptors this process has; a guess where the system does not tell.
-pub(crate) fn open_descriptors() -> usize {
+/// How many descriptors this process has, if the system tells.
+pub(crate) fn open_descriptors() -> Option<usize> {
+    let descriptors = fs::read_dir("/proc/self/fd").ok()?;
     // One of them reads this.
-    fs::read_dir("/proc/self/fd").map_or(32, |descriptors| descriptors.count() - 1)
+    descriptors.count().checked_sub(1)
 }
 
 /// Runs in a child before the program that it is to become: nothing of how we treat signals shall reach that, and it shall not

@@ -822,6 +822,29 @@ fn nobody_can_hurt_the_service_by_the_port_of_its_figures() {
     });
 }
 
+#[test]
+fn a_service_that_has_no_more_room_can_still_be_watched() {
+    let target = Target::new();
+    let address = target.address().to_string();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let launcher = ["sh", "-c", "ulimit -n 80 && exec \"$0\" \"$@\""];
+    let mut server = Server::through(&launcher, listener, &["--metrics", "0", &address]);
+    let figures = figures_of(&server.wait_for_line("  - Metrics on "));
+    let max = figure(figures, "websockify_connections_max");
+    assert!((4.0..30.0).contains(&max), "{max}");
+    let sessions = (0..max as usize).map(|_| (Client::connect(server.address()), target.accept()));
+    let sessions: Vec<_> = sessions.collect();
+    let _waiting: Vec<_> = (0..20).map(|_| connect(server.address())).collect();
+    server.wait_for_line("as many as there may be");
+    assert_eq!(figure(figures, "websockify_connections_open"), max);
+    // With all the connections that this may have.
+    let _crowd: Vec<_> = (0..20).map(|_| connect(figures)).collect();
+    assert_eq!(figure(figures, "websockify_sessions_open"), max);
+    assert!(figure(figures, "process_open_fds") <= 80.0);
+    assert_eq!(health(figures).0, "200");
+    drop(sessions);
+}
+
 /// That a session works.
 fn works(server: &Server, target: &Target) {
     let mut client = Client::connect(server.address());

@@ -244,6 +244,8 @@ pub(crate) struct Facts {
     pub(crate) token_plugin: Option<String>,
     /// What knows who is let in, if anything does.
     pub(crate) auth_plugin: Option<String>,
+    /// How many connections there may be.
+    pub(crate) max_connections: usize,
 }
 
 /// The page, as of now; `program` is what the wrapped program does, and how often it was started, if there is one. It reads files of the

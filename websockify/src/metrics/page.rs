@@ -15,6 +15,7 @@ use prometheus_client::registry::Registry;
 use super::{
     Answer, BOUNDS, Connect, Counter, Durations, End, Facts, LookUp, Program, Reason, Sheet,
 };
+use crate::sys;
 
 /// What the page is, in HTTP's terms.
 pub(crate) const CONTENT_TYPE: &str = prometheus_text::CONTENT_TYPE;
@@ -60,6 +61,11 @@ impl Page {
             "websockify_connections_open",
             "Connections of clients that are open, sessions among them.",
             total.connections.open(),
+        )?;
+        writer.gauge(
+            "websockify_connections_max",
+            "Connections of clients that there may be at once.",
+            self.facts.max_connections as u64,
         )?;
         writer.counter(
             "websockify_connections",
@@ -147,11 +153,11 @@ impl Page {
                 Duration::from(time),
             )?;
         }
-        if let Some(open) = open_descriptors() {
+        if let Some(open) = sys::open_descriptors() {
             writer.gauge(
                 "process_open_fds",
                 "Descriptors that this process has open.",
-                open,
+                open as u64,
             )?;
         }
         if let Ok((soft, _)) = getrlimit(Resource::RLIMIT_NOFILE) {
@@ -307,13 +313,6 @@ impl From<f64> for Number {
     fn from(value: f64) -> Self {
         Self::Fraction(value)
     }
-}
-
-/// How many descriptors this process has open, if that can be told just now.
-fn open_descriptors() -> Option<u64> {
-    let entries = fs::read_dir("/proc/self/fd").ok()?.count() as u64;
-    // One is the directory's.
-    entries.checked_sub(1)
 }
 
 /// The size of this process and what of it is in memory, in bytes (proc_pid_statm(5)).
