@@ -286,8 +286,11 @@ fn each_refusal_counts_once_by_its_reason() {
     let plain = |line: &str| upgrade.clone().without("Upgrade").request_line(line);
     let hello = b"\x16\x03\x01\x00\x05hello";
     let web = ["--web", text(directory.path())];
+    let header = ["--trusted-proxy", "127.0.0.1", "--accept-proxy-protocol"];
+    let contradiction = upgrade.clone().with("Forwarded: for=192.0.2.1");
+    let contradiction = contradiction.with("X-Forwarded-For: 192.0.2.2");
     // Arguments, bytes of a client, reasons.
-    let cases: [(&[&str], Vec<u8>, &[&str]); 18] = [
+    let cases: [(&[&str], Vec<u8>, &[&str]); 21] = [
         (&[], hello.to_vec(), &["tls_unavailable"]),
         (&[], b"\x80\x2e\x01".to_vec(), &["tls"]),
         (&encrypted, hello.to_vec(), &["tls"]),
@@ -357,6 +360,13 @@ fn each_refusal_counts_once_by_its_reason() {
                 .bytes(),
             &["origin"],
         ),
+        (&header, upgrade.bytes(), &["proxy"]),
+        (
+            &[&header[..], &["--handshake-timeout", "0.2"]].concat(),
+            b"PROXY TCP4".to_vec(),
+            &["timeout"],
+        ),
+        (&header[..2], contradiction.bytes(), &["proxy"]),
         // A Flash player gets what it wants.
         (&[], b"<policy-file-request/>\0".to_vec(), &[]),
         // One that leaves in the middle was not refused.
