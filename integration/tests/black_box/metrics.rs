@@ -486,6 +486,26 @@ fn look_ups_and_questions_are_counted_by_their_outcomes() {
 }
 
 #[test]
+fn each_connection_that_is_too_many_of_its_address_counts_whether_it_is_answered_or_not() {
+    let target = Target::new();
+    let options = ["--max-connections-per-address", "1"];
+    let (server, figures) = watched(&[&options[..], &[&target.address().to_string()]].concat());
+    let address = server.address();
+    let _client = Client::connect(address);
+    let _peer = target.accept();
+    counts(figures, "one too many", &[&refused("too_many")], || {
+        let client = Client::ask(address, &Handshake::default().bytes());
+        assert_eq!(client.status(), "503");
+    });
+    // The second is there, and has said nothing.
+    let _second = Client::raw(address);
+    wait_for_figure(figures, "websockify_connections_open", 2.0);
+    counts(figures, "far too many", &[&refused("too_many")], || {
+        assert_eq!(connect(address).read(&mut [0]).unwrap(), 0);
+    });
+}
+
+#[test]
 fn who_comes_after_the_one_session_is_counted_and_health_says_that_nobody_is_taken() {
     let target = Target::new();
     let (server, figures) = watched(&["--run-once", &target.address().to_string()]);
