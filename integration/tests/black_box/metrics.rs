@@ -20,6 +20,7 @@ use nix::sys::socket::{Backlog, listen};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use crate::proxies::Proxy;
 use crate::session::nobody_listens;
 use crate::wrapping::{program, round_trip};
 
@@ -763,6 +764,42 @@ fn a_service_that_drains_can_be_watched_to_the_end() {
     client.expect_end();
     assert_eq!(server.wait().code(), Some(0));
     assert!(TcpStream::connect(figures).is_err());
+}
+
+#[test]
+fn haproxy_leads_clients_here_as_long_as_they_can_be_served() {
+    let (socket, address) = nobody_listens();
+    let (mut server, figures) = watched(&["--drain", "500", &address.to_string()]);
+    let (bridge, port) = (server.address(), figures.port());
+    let proxy = Proxy::haproxy(&format!(
+        "listen it\n  bind fd@3\n  mode http\n  option httpchk GET /healthz\n  \
+         server desk {bridge} check port {port} inter 100 fall 1 rise 1\n"
+    ));
+    // What it was answered, in the words of its table.
+    proxy.ask("show stat", "L7STS");
+    let ask = || Client::ask(proxy.address, &Handshake::default().bytes());
+    assert_eq!(ask().status(), "503");
+    assert_eq!(figure(figures, "websockify_connections_total"), 0.0);
+    listen(&socket, Backlog::new(128).unwrap()).unwrap();
+    proxy.ask("show stat", "L7OK");
+    let target = TcpListener::from(socket);
+    let mut client = ask();
+    assert_eq!(client.status(), "101");
+    server.signal(Signal::SIGTERM);
+    server.wait_for_line("connections are waited for");
+    proxy.ask("show stat", "L7STS");
+    assert_eq!(ask().status(), "503");
+    // The session is not the worse for it.
+    client.send_binary(b"hello");
+    wait_until("the session's connection", || {
+        let (mut peer, _) = target.accept().unwrap();
+        peer.set_read_timeout(Some(DEADLINE)).unwrap();
+        let mut heard = [0; 5];
+        peer.read_exact(&mut heard).ok()?;
+        (&heard == b"hello").then_some(())
+    });
+    client.read_to_close();
+    client.send_close(1000);
 }
 
 #[test]

@@ -741,15 +741,16 @@ fn proxies_are_named_by_addresses_and_networks() {
 }
 
 /// A proxy of the real ones, ended by a signal at the end of the test.
-struct Proxy {
+pub(crate) struct Proxy {
     child: Child,
-    address: SocketAddr,
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
     directory: Scratch,
 }
 
 impl Proxy {
     /// haproxy, which listens on descriptor 3 and has this configuration beside; `DIRECTORY` in it stands for its own directory.
-    fn haproxy(configuration: &str) -> Self {
+    pub(crate) fn haproxy(configuration: &str) -> Self {
         let defaults = "global\n  stats socket DIRECTORY/stats\ndefaults\n  timeout connect 10s\n  timeout client 30s\n  \
                         timeout server 30s\n  timeout tunnel 1h\n";
         Self::start(&["/usr/sbin/haproxy", "-db", "-f"], |_| {
@@ -803,7 +804,7 @@ impl Proxy {
     }
 
     /// What haproxy answers to a command, once that has `text` in it.
-    fn ask(&self, command: &str, text: &str) -> String {
+    pub(crate) fn ask(&self, command: &str, text: &str) -> String {
         wait_until("haproxy to say so", || {
             let mut stream = UnixStream::connect(self.directory.path().join("stats")).ok()?;
             stream.write_all(format!("{command}\n").as_bytes()).ok()?;
