@@ -1,9 +1,10 @@
 //! `--metrics`: what is counted, whether clients can be served, and who may hurt the service by that port.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
 use std::slice;
@@ -15,9 +16,11 @@ use integration::{
     Certificates, Client, DEADLINE, Daemon, FAST, Handshake, Said, Scratch, Server, Target,
     as_root, executable, pattern, reset, run_to_end, text, wait_until,
 };
+use nix::libc::O_NONBLOCK;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{Backlog, listen};
-use nix::unistd::Pid;
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, mkfifo};
 use serde_json::Value;
 
 use crate::proxies::Proxy;
@@ -618,16 +621,46 @@ fn figures_stay_exact_and_are_told_while_much_goes_on() {
     assert_eq!(*from_client, (SESSIONS * 5) as f64);
 }
 
-/// Wraps one of the script's programs, with figures.
-fn watched_program(options: &[&str], kind: &str) -> (Server, SocketAddr) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port().to_string();
-    let script = program();
-    let command = ["--", "python3", text(&script), kind, &port];
-    let arguments = [&["--metrics", "0"], options, &command].concat();
-    let mut server = Server::on(listener, &arguments);
-    let figures = figures_of(&server.wait_for_line("  - Metrics on "));
-    (server, figures)
+/// One of the script's programs, wrapped, that waits at a gate before it listens.
+struct Gated {
+    server: Server,
+    figures: SocketAddr,
+    directory: Scratch,
+}
+
+impl Gated {
+    fn new(options: &[&str], kind: &str) -> Self {
+        let directory = Scratch::new().unwrap();
+        mkfifo(&directory.path().join("gate"), Mode::S_IRWXU).unwrap();
+        let wait = format!(
+            "cat {}/gate; exec python3 \"$0\" \"$@\"",
+            directory.path().display()
+        );
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port().to_string();
+        let script = program();
+        let command = ["--", "sh", "-c", &wait, text(&script), kind, &port];
+        let arguments = [&["--metrics", "0"], options, &command].concat();
+        let mut server = Server::on(listener, &arguments);
+        let figures = figures_of(&server.wait_for_line("  - Metrics on "));
+        Self {
+            server,
+            figures,
+            directory,
+        }
+    }
+
+    /// Lets it go on that waits.
+    fn open(&self) {
+        let mut gate = OpenOptions::new();
+        gate.write(true).custom_flags(O_NONBLOCK);
+        let path = self.directory.path().join("gate");
+        wait_until("the program to come to the gate", || gate.open(&path).ok());
+    }
+
+    fn wait_for_state(&self, state: &str) {
+        wait_until(state, || is_in_state(self.figures, state).then_some(()));
+    }
 }
 
 /// What is said of a program in one state.
@@ -643,38 +676,38 @@ fn is_in_state(address: SocketAddr, state: &str) -> bool {
 
 #[test]
 fn a_wrapped_program_is_told_of_from_its_start_to_its_end() {
-    let wait_for_state = |address, state: &str| {
-        wait_until(state, || is_in_state(address, state).then_some(()));
-    };
     let starts = |address| figure(address, "websockify_program_starts_total");
-    let (server, figures) = watched_program(&["--wrap-mode=respawn"], "late");
-    // It takes a second.
+    let ready = || ("200".to_owned(), "ok\n".to_owned());
+    let not_ready = |why: &str| ("503".to_owned(), format!("the wrapped program {why}\n"));
+    let program = Gated::new(&["--wrap-mode=respawn"], "echo");
+    let figures = program.figures;
+    wait_for_figure(figures, "websockify_program_starts_total", 1.0);
     assert!(is_in_state(figures, "starting"));
-    let not_yet = "the wrapped program does not listen yet\n".to_owned();
-    assert_eq!(health(figures), ("503".to_owned(), not_yet));
-    wait_for_state(figures, "listening");
-    assert_eq!(health(figures), ("200".to_owned(), "ok\n".to_owned()));
+    assert_eq!(health(figures), not_ready("does not listen yet"));
+    program.open();
+    program.wait_for_state("listening");
+    assert_eq!(health(figures), ready());
     assert_eq!(starts(figures), 1.0);
-    let pid = round_trip(server.address()).parse().unwrap();
+    let pid = round_trip(program.server.address()).parse().unwrap();
     kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
-    wait_for_state(figures, "starting");
-    assert_eq!(health(figures).0, "503");
-    wait_for_state(figures, "listening");
-    assert_eq!(health(figures).0, "200");
+    program.wait_for_state("starting");
+    assert_eq!(health(figures), not_ready("does not listen yet"));
+    program.open();
+    program.wait_for_state("listening");
+    assert_eq!(health(figures), ready());
     assert_eq!(starts(figures), 2.0);
-    // It was never probed: its first client was ours.
-    let expected = [connected("connected"), ended("client", "closed")];
+    // It was never probed: its only client was ours.
     let page = self::figures(&page(figures));
-    assert!(expected.iter().all(|series| page[series] == 1.0));
+    for series in [connected("connected"), ended("client", "closed")] {
+        assert_eq!(page[&series], 1.0);
+    }
 
-    let (_server, figures) = watched_program(&["--wrap-mode=ignore"], "late_one_shot");
-    assert!(is_in_state(figures, "starting"));
-    wait_for_state(figures, "listening");
-    let client = Client::connect(_server.address());
-    drop(client);
-    wait_for_state(figures, "gone");
-    let gone = "the wrapped program is gone\n".to_owned();
-    assert_eq!(health(figures), ("503".to_owned(), gone));
+    let program = Gated::new(&["--wrap-mode=ignore"], "one_shot");
+    program.open();
+    program.wait_for_state("listening");
+    drop(Client::connect(program.server.address()));
+    program.wait_for_state("gone");
+    assert_eq!(health(program.figures), not_ready("is gone"));
 }
 
 #[test]
