@@ -7,7 +7,7 @@
 #   make compliance   the compatibility tests against the Python original
 #   make bench        speed, size and scale beside other relays; make bench-quick takes 4 minutes
 #   make screenshots  the pictures of the README
-#   make install      the release build, the pages, units for systemd and a dashboard for Grafana, to $(PREFIX)
+#   make install      the release build, the pages, the manual, units for systemd and a dashboard for Grafana, to $(PREFIX)
 
 CARGO ?= cargo
 PREFIX ?= /usr/local
@@ -122,11 +122,13 @@ install: $(BUNDLE)
 	for unit in $(UNITS); do \
 		sed 's|/usr/local/bin/|$(PREFIX)/bin/|' websockify/contrib/systemd/$$unit \
 			| install -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit || exit; done
+	install -D -m 644 websockify/contrib/man/websockify.1 $(DESTDIR)$(PREFIX)/share/man/man1/websockify.1
 	install -D -m 644 websockify/contrib/grafana/websockify.json $(DESTDIR)$(PREFIX)/share/websockify/grafana/websockify.json
 
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/bin/websockify $(DESTDIR)$(PREFIX)/bin/rebind $(DESTDIR)$(PREFIX)/lib/websockify/librebind.so
 	rm -rf $(DESTDIR)$(PREFIX)/share/websockify/web $(DESTDIR)$(PREFIX)/share/websockify/grafana
+	rm -f $(DESTDIR)$(PREFIX)/share/man/man1/websockify.1
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/lib/systemd/system/,$(UNITS))
 
 clean:
