@@ -58,18 +58,22 @@ pub(crate) struct Handling {
     pub(crate) phase: watch::Receiver<Phase>,
 }
 
-/// Handles the connection of a peer, which may be a client or a proxy, to its end. Returns whether it became a session.
-pub(crate) async fn handle(socket: Plain, peer: Peer, handling: &Handling, visit: &Visit) -> bool {
+/// Handles the connection of a peer, which may be a client or a proxy, to its end. Returns whose session it became, if it did.
+pub(crate) async fn handle(
+    socket: Plain,
+    peer: Peer,
+    handling: &Handling,
+    visit: &Visit,
+) -> Option<Peer> {
     // Boxed, as are the next steps, so that a session does not carry the room for them along.
     let upgraded = Box::pin(become_session(socket, peer, handling, visit)).await;
-    let session = upgraded.map(|upgraded| Box::pin(serve_session(upgraded, handling)));
-    match session {
-        Some(session) => {
-            session.await;
-            true
-        }
-        None => false,
-    }
+    let session = upgraded.map(|upgraded| {
+        let client = upgraded.session.client;
+        (client, Box::pin(serve_session(upgraded, handling)))
+    });
+    let (client, session) = session?;
+    session.await;
+    Some(client)
 }
 
 /// Waits until the server is stopped.

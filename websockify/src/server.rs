@@ -184,9 +184,9 @@ impl Job for Accepted {
         tokio::spawn(async move {
             let _load = load;
             let _counted = metrics::connection();
-            if connection::handle(stream, peer, &handling, &visit).await && visit.is_the_only_one()
-            {
-                tracing::info!("{peer}: exiting due to --run-once");
+            let client = connection::handle(stream, peer, &handling, &visit).await;
+            if let Some(client) = client.filter(|_| visit.is_the_only_one()) {
+                tracing::info!("{client}: exiting due to --run-once");
             }
         });
     }
