@@ -3,13 +3,15 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, lchown};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow, bail};
 use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
-use nix::sys::stat::{Mode, umask};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, umask};
+use nix::unistd::{Gid, Uid, fchownat};
 
 use super::{Address, BACKLOG, Bound};
 use crate::sys;
@@ -39,11 +41,7 @@ pub(super) fn listen(path: &Path, mode: u32, owner: Option<&Identity>) -> Result
     let bound = socket::bind(socket.as_raw_fd(), &address);
     umask(before);
     bound.map_err(cannot)?;
-    let file = SocketFile::new(path).map_err(failed)?;
-    if let Some((user, group)) = owner.map(Identity::ids) {
-        lchown(path, Some(user), Some(group)).map_err(failed)?;
-    }
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed)?;
+    let file = SocketFile::claim(path, mode, owner).map_err(failed)?;
     socket::listen(&socket, Backlog::new(BACKLOG).map_err(cannot)?).map_err(cannot)?;
     let name = path.display().to_string();
     Ok(Bound {
@@ -98,8 +96,27 @@ pub(super) struct SocketFile {
 }
 
 impl SocketFile {
-    fn new(path: &Path) -> io::Result<Self> {
-        let metadata = fs::symlink_metadata(path)?;
+    /// The one that was just bound, which gets these permission bits and this owner. Whoever may write to the directory may have put
+    /// something else in its place by now, such as a link to a file of root's, of which nothing is to be changed.
+    fn claim(path: &Path, mode: u32, owner: Option<&Identity>) -> io::Result<Self> {
+        let handle = fs::File::options()
+            .read(true)
+            .custom_flags(libc::O_PATH | libc::O_NOFOLLOW)
+            .open(path)?;
+        let metadata = handle.metadata()?;
+        if !metadata.file_type().is_socket() {
+            return Err(io::Error::other("somebody has put a file in its place"));
+        }
+        // As a rule it has them by the umask; not where the directory has a default ACL.
+        if metadata.mode() & 0o7777 != mode {
+            let mode = Mode::from_bits_truncate(mode);
+            fchmodat(AT_FDCWD, path, mode, FchmodatFlags::NoFollowSymlink)?;
+        }
+        // From here on it is the owner's to replace.
+        if let Some((user, group)) = owner.map(Identity::ids) {
+            let ids = (Some(Uid::from_raw(user)), Some(Gid::from_raw(group)));
+            fchownat(&handle, "", ids.0, ids.1, AtFlags::AT_EMPTY_PATH)?;
+        }
         Ok(Self {
             path: path.to_owned(),
             device: metadata.dev(),
@@ -120,6 +137,7 @@ impl Drop for SocketFile {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
     use std::os::unix::net::UnixListener;
 
     use super::super::Entrance;
@@ -175,6 +193,31 @@ mod tests {
         .unwrap_err();
         assert!(format!("{error:#}").contains("not a socket"), "{error:#}");
         assert!(file.path().exists());
+    }
+
+    #[test]
+    fn what_was_put_in_the_place_of_the_socket_is_not_changed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let secret = directory.path().join("secret");
+        fs::write(&secret, "").unwrap();
+        let mode = || fs::metadata(&secret).unwrap().permissions().mode() & 0o777;
+        fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+        symlink(&secret, &path).unwrap();
+        SocketFile::claim(&path, 0o666, None).unwrap_err();
+        assert_eq!(mode(), 0o600);
+        fs::remove_file(&path).unwrap();
+        fs::hard_link(&secret, &path).unwrap();
+        SocketFile::claim(&path, 0o666, None).unwrap_err();
+        assert_eq!(mode(), 0o600);
+        // What has other bits than the umask permits, as by an ACL, gets those that it is to have.
+        fs::remove_file(&path).unwrap();
+        for bits in [0o640, 0o666] {
+            let _listener = UnixListener::bind(&path).unwrap();
+            let _file = SocketFile::claim(&path, bits, None).unwrap();
+            let found = fs::metadata(&path).unwrap().permissions().mode();
+            assert_eq!(found & 0o7777, bits);
+        }
     }
 
     #[test]
