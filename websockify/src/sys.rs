@@ -136,8 +136,10 @@ pub(crate) fn unacknowledged_for(socket: RawFd) -> Option<Duration> {
     }?;
     // Without room at the peer nothing is under way, but it is asked again and again, at longer and longer intervals. It may
     // be about to answer the last time.
-    let waits = info.tcpi_unacked > 0 || info.tcpi_probes > 1;
-    waits.then(|| Duration::from_millis(info.tcpi_last_ack_recv.into()))
+    let probes_wait = info.tcpi_unacked == 0 && info.tcpi_probes > 1;
+    // Or something is sent again and again in the same way, for which the peer has no memory, and says so each time.
+    let data_waits = info.tcpi_unacked > 0 && info.tcpi_last_data_sent < info.tcpi_last_ack_recv;
+    (probes_wait || data_waits).then(|| Duration::from_millis(info.tcpi_last_ack_recv.into()))
 }
 
 /// The first bytes that wait on a socket, which stay there.
@@ -256,6 +258,9 @@ pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, SockaddrS
 /// How long the system of a peer may say nothing. One for the whole process, as the system's own settings are.
 static PEER_TIMEOUT: OnceLock<Duration> = OnceLock::new();
 
+/// The longest times between probes that the system takes, in seconds.
+const LONGEST_PAUSE: u32 = 32_767;
+
 /// Probes that go without an answer before a peer counts as gone.
 const PROBES: u32 = 3;
 
@@ -278,12 +283,9 @@ pub(crate) fn tune_tcp(socket: BorrowedFd<'_>) {
         .map_or(120, |limit| limit.as_secs().max(1) as u32);
     set(socket, sockopt::TcpNoDelay, &true);
     set(socket, sockopt::KeepAlive, &true);
-    set(socket, sockopt::TcpKeepIdle, &(limit / 2).max(1));
-    set(
-        socket,
-        sockopt::TcpKeepInterval,
-        &(limit / 2 / PROBES).max(1),
-    );
+    let pause = |seconds: u32| seconds.clamp(1, LONGEST_PAUSE);
+    set(socket, sockopt::TcpKeepIdle, &pause(limit / 2));
+    set(socket, sockopt::TcpKeepInterval, &pause(limit / 2 / PROBES));
     set(socket, sockopt::TcpKeepCount, &PROBES);
 }
 
@@ -448,7 +450,52 @@ pub(crate) fn describe(error: &io::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+    use std::net::TcpListener;
+
     use super::*;
+
+    /// A connection of which the peer takes nothing, and has so little memory; how it counts when something of it was sent again
+    /// and again. `None` when the peer has come to say in another way that it has no room.
+    fn of_a_peer_without_memory(memory: usize, size: usize) -> Option<Option<Duration>> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        setsockopt(&listener, sockopt::RcvBuf, &memory).unwrap();
+        let mut ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let _peer = listener.accept().unwrap();
+        tune_tcp(ours.as_fd());
+        ours.set_nonblocking(true).unwrap();
+        loop {
+            // In small segments, of which each takes more of its memory than its bytes.
+            if unsent_bytes(ours.as_raw_fd()) <= 200 {
+                _ = ours.write(&vec![7; size]);
+            }
+            // SAFETY: there is room for `length` bytes; all zeroes is a valid tcp_info.
+            let info = unsafe {
+                let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+                let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+                let (level, name) = (libc::IPPROTO_TCP, libc::TCP_INFO);
+                let place = info.as_mut_ptr().cast();
+                libc::getsockopt(ours.as_raw_fd(), level, name, place, &raw mut length);
+                info.assume_init()
+            };
+            if info.tcpi_backoff > 1 && info.tcpi_unacked == 0 {
+                return None;
+            }
+            if info.tcpi_backoff > 1 && info.tcpi_last_ack_recv > 300 {
+                return Some(unacknowledged_for(ours.as_raw_fd()));
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_peer_that_has_no_memory_and_says_so_is_there() {
+        // Which of them come to that is the kernel's business.
+        for (memory, size) in [(4608, 3), (4608, 1), (6000, 3)] {
+            let found = of_a_peer_without_memory(memory, size);
+            assert_eq!(found.flatten(), None, "{memory}, {size}");
+        }
+    }
 
     #[test]
     fn dates_have_the_form_that_scripts_know() {
