@@ -33,6 +33,15 @@ pub(crate) struct Manager {
     is_stopping: Cell<bool>,
 }
 
+/// What it would mean that the manager does not hear something, because what it was told before fills its socket.
+#[derive(Clone, Copy, Debug)]
+enum Urgency {
+    /// It would wait for that in vain, so we wait a moment, and all sessions with us.
+    Needed,
+    /// It will be told the like again.
+    Passing,
+}
+
 impl Manager {
     /// The one that the environment names.
     pub(crate) fn from_environment() -> Self {
@@ -62,12 +71,13 @@ impl Manager {
     /// The start has worked, or what was to be read again has been.
     pub(crate) fn ready(&self) {
         self.is_ready.set(true);
-        self.tell("READY=1");
+        self.tell("READY=1", Urgency::Needed);
     }
 
     /// What is going on, in words.
     pub(crate) fn status(&self, text: &str) {
-        self.tell(&format!("STATUS={}", text.replace(char::is_control, " ")));
+        let text = text.replace(char::is_control, " ");
+        self.tell(&format!("STATUS={text}"), Urgency::Passing);
     }
 
     /// Files are being read again, until [`ready`](Self::ready) is told. Returns whether that is to be told; not so before the start has
@@ -77,7 +87,8 @@ impl Manager {
         if is_ready {
             let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from);
             let now = now.unwrap_or_default().as_micros();
-            self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={now}"));
+            let state = format!("RELOADING=1\nMONOTONIC_USEC={now}");
+            self.tell(&state, Urgency::Needed);
         }
         is_ready
     }
@@ -86,7 +97,8 @@ impl Manager {
     pub(crate) fn stopping(&self, limit: Duration) {
         self.is_stopping.set(true);
         let limit = limit.as_micros();
-        self.tell(&format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={limit}"));
+        let state = format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={limit}");
+        self.tell(&state, Urgency::Needed);
     }
 
     /// Tells that we are alive, twice as often as is wanted, for ever. It is to be polled by whoever must not hang.
@@ -98,15 +110,19 @@ impl Manager {
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             interval.tick().await;
-            self.tell("WATCHDOG=1");
+            self.tell("WATCHDOG=1", Urgency::Passing);
         }
     }
 
-    fn tell(&self, state: &str) {
+    fn tell(&self, state: &str, urgency: Urgency) {
         let Some(socket) = &self.socket else {
             return;
         };
-        let sent = send(socket.as_raw_fd(), state.as_bytes(), MsgFlags::MSG_NOSIGNAL);
+        let flags = match urgency {
+            Urgency::Needed => MsgFlags::MSG_NOSIGNAL,
+            Urgency::Passing => MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT,
+        };
+        let sent = send(socket.as_raw_fd(), state.as_bytes(), flags);
         if let Err(error) = sent {
             tracing::debug!(
                 "cannot tell the service manager '{state}': {}",
@@ -128,7 +144,7 @@ fn open(name: &OsStr) -> nix::Result<OwnedFd> {
         SockFlag::SOCK_CLOEXEC,
         None,
     )?;
-    // A manager that hangs is not waited for.
+    // A manager that hangs is not waited for any longer.
     setsockopt(&socket, sockopt::SendTimeout, &TimeVal::seconds(1))?;
     connect(socket.as_raw_fd(), &address)?;
     Ok(socket)

@@ -256,6 +256,37 @@ fn the_watchdog_is_told_twice_as_often_as_it_wants() {
 }
 
 #[test]
+fn a_manager_that_hangs_holds_up_no_session() {
+    let directory = scratch();
+    let manager = Manager::in_directory(directory.path());
+    let target = Target::new();
+    let (listener, address) = free_listener();
+    let variables = [
+        ("NOTIFY_SOCKET", manager.name()),
+        ("WATCHDOG_USEC", "20000"),
+    ];
+    let _server = Server::activated(
+        vec![listener.into()],
+        &variables,
+        &[&target.address().to_string()],
+    );
+    manager.up_to("READY=1");
+    let other = UnixDatagram::unbound().unwrap();
+    other.set_nonblocking(true).unwrap();
+    wait_until("its socket to be full", || {
+        other.send_to(b"", directory.path().join("notify")).err()
+    });
+    // Each of a hundred messages a second would hold up its worker, and who waits to be accepted, for a second.
+    let began = Instant::now();
+    while began.elapsed().as_secs() < 1 {
+        let sent = Instant::now();
+        works(address, &target);
+        let passed = sent.elapsed().as_secs_f64();
+        assert!(passed < 0.5, "{passed}");
+    }
+}
+
+#[test]
 fn sockets_that_cannot_be_served_and_addresses_too_many_are_one_clear_line() {
     let target = Target::new();
     let target = target.address().to_string();
