@@ -9,6 +9,8 @@ use crate::sys;
 
 /// What a connection takes: its client's, and its target's or a file's.
 const EACH: usize = 2;
+/// What it takes in addition where sessions are recorded.
+const RECORDING: usize = 1;
 /// What starting takes.
 const START: usize = 16;
 /// What is left for look-ups of names, files that are read again, and the like.
@@ -42,10 +44,12 @@ pub(crate) fn claim() -> Result<()> {
     Ok(())
 }
 
-/// Divides what is left when everything but connections has its descriptors; `more` will be needed for something else.
-pub(crate) fn budget(more: usize) -> Budget {
+/// Divides what is left when everything but connections has its descriptors; `more` will be needed for something else. What connections take
+/// depends on whether somebody `records` sessions.
+pub(crate) fn budget(more: usize, records: bool) -> Budget {
     let processors = thread::available_parallelism().map_or(1, usize::from);
-    divide(sys::descriptor_limit(), open() + more, processors)
+    let each = if records { EACH + RECORDING } else { EACH };
+    divide(sys::descriptor_limit(), open() + more, processors, each)
 }
 
 /// How many are open; a guess where the system does not tell.
@@ -53,13 +57,13 @@ fn open() -> usize {
     sys::open_descriptors().unwrap_or(32)
 }
 
-fn divide(limit: usize, open: usize, processors: usize) -> Budget {
+fn divide(limit: usize, open: usize, processors: usize, each: usize) -> Budget {
     let left = limit.saturating_sub(open + RESERVE);
     // Other workers than the first are started when there is something to do; without descriptors it does the work.
     let left = left - (WORKER * (processors - 1)).min(left / 4);
     let pipes = (left / PIPES.1).min(PIPES.0.max(4 * processors));
     Budget {
-        connections: ((left - 2 * pipes) / EACH).max(1),
+        connections: ((left - 2 * pipes) / each).max(1),
         pipes,
     }
 }
@@ -72,16 +76,18 @@ mod tests {
     fn no_limit_is_exceeded_by_what_is_taken() {
         for limit in (24..2000).chain([20_000, 1 << 20]) {
             for processors in [1, 2, 64] {
-                let Budget { connections, pipes } = divide(limit, 14, processors);
-                let workers = if limit > 1000 {
-                    WORKER * (processors - 1)
-                } else {
-                    0
-                };
-                assert!(14 + EACH * connections + 2 * pipes + workers <= limit);
+                for each in [EACH, EACH + RECORDING] {
+                    let Budget { connections, pipes } = divide(limit, 14, processors, each);
+                    let workers = if limit > 1000 {
+                        WORKER * (processors - 1)
+                    } else {
+                        0
+                    };
+                    assert!(14 + each * connections + 2 * pipes + workers <= limit);
+                }
             }
         }
-        assert!(divide(20_000, 20, 2).connections > 9_900);
-        assert!(divide(64, 14, 2).connections >= 15);
+        assert!(divide(20_000, 20, 2, EACH).connections > 9_900);
+        assert!(divide(64, 14, 2, EACH).connections >= 15);
     }
 }

@@ -259,7 +259,8 @@ fn prepare(
     watched.target = gate.fixed_target();
     wrapped.as_ref().map_or(Ok(()), Wrapped::prepare)?;
     let recorder = record.as_deref().map(Recorder::start).transpose()?;
-    let bounds = bound(crowd, monitor.as_ref().map_or(0, |_| Monitor::DESCRIPTORS));
+    let set_aside = monitor.as_ref().map_or(0, |_| Monitor::DESCRIPTORS);
+    let bounds = bound(crowd, set_aside, recorder.is_some());
     watched.max_connections = bounds.connections;
     let prepared = Prepared {
         entrance,
@@ -281,9 +282,9 @@ fn prepare(
     Ok((runtime, prepared))
 }
 
-/// How many there may be, as far as descriptors go, of which so many are set aside.
-fn bound(config: CrowdConfig, set_aside: usize) -> Bounds {
-    let budget = descriptors::budget(set_aside);
+/// How many there may be, as far as descriptors go, of which so many are set aside; sessions may take some for their recordings.
+fn bound(config: CrowdConfig, set_aside: usize, records: bool) -> Bounds {
+    let budget = descriptors::budget(set_aside, records);
     relay::limit_pipes(budget.pipes);
     let connections = config.connections.unwrap_or(budget.connections);
     if connections > budget.connections {

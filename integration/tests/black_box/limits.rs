@@ -1,10 +1,13 @@
 //! How many clients there may be at once, and what becomes of more.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::Command;
 
-use integration::{Client, Handshake, Server, Target, executable, reset, run_to_end, wait_until};
+use integration::{
+    Client, Handshake, Scratch, Server, Target, executable, reset, run_to_end, wait_until,
+};
 use nix::sys::signal::Signal;
 
 /// A server with so many descriptors at most.
@@ -100,6 +103,46 @@ fn descriptors_are_never_used_up_by_clients() {
         !log.contains("cannot accept") && !log.contains("Too many open files"),
         "{log}"
     );
+}
+
+#[test]
+fn recordings_are_reckoned_with() {
+    let directory = Scratch::new().unwrap();
+    let record = directory.path().join("session");
+    let target = Target::new();
+    let address = target.address().to_string();
+    let arguments = ["--record", record.to_str().unwrap(), &address];
+    let mut server = with_descriptors(64, &arguments);
+    let mut clients: Vec<Client> = (0..30)
+        .map(|_| {
+            let mut client = Client::raw(server.address());
+            client.send(&Handshake::default().bytes());
+            client
+        })
+        .collect();
+    let line = server.wait_for_line(FULL);
+    let count: usize = line.split(' ').find_map(|word| word.parse().ok()).unwrap();
+    // All that are let in are connected, and recorded.
+    let mut peers = Vec::new();
+    for _ in &clients[..count] {
+        let mut peer = target.accept();
+        peer.write_all(b"hello").unwrap();
+        peers.push(peer);
+    }
+    for client in &mut clients[..count] {
+        client.read_head();
+        assert_eq!(client.read_binary(5), b"hello");
+    }
+    wait_until("all recordings", || {
+        let found = fs::read_dir(directory.path()).unwrap().count();
+        (found >= count).then_some(())
+    });
+    for client in &clients {
+        reset(client.stream());
+    }
+    server.signal(Signal::SIGTERM);
+    let log = server.rest_of_log();
+    assert!(!log.contains("Too many open files"), "{log}");
 }
 
 #[test]
