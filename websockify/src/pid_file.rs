@@ -11,7 +11,7 @@ use std::process;
 
 use anyhow::{Result, anyhow, bail};
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{FcntlArg, fcntl};
 
 use crate::{sys, whole_file};
 
@@ -19,7 +19,7 @@ use crate::{sys, whole_file};
 #[derive(Debug)]
 pub(crate) struct PidFile {
     path: PathBuf,
-    file: Flock<File>,
+    file: File,
 }
 
 /// The longest file that is looked at, in bytes; a number is no longer.
@@ -53,8 +53,8 @@ impl PidFile {
         let mut number = String::new();
         // What is no number is not shown.
         _ = (&mut file).take(LONGEST).read_to_string(&mut number);
-        match Flock::lock(file, FlockArg::LockSharedNonblock) {
-            Err((_, Errno::EWOULDBLOCK)) => bail!(
+        match lock(&file, libc::F_RDLCK) {
+            Err(Errno::EAGAIN | Errno::EACCES) => bail!(
                 "another websockify runs that has --pid-file {name}, process {}; end that first",
                 number.trim().parse().unwrap_or(0)
             ),
@@ -69,18 +69,30 @@ impl PidFile {
     /// It cannot be written, or another websockify has it.
     pub(crate) fn write(path: PathBuf) -> Result<Self> {
         Self::check_others(&path)?;
-        let write = || -> io::Result<Flock<File>> {
+        let write = || -> io::Result<File> {
             let mut file = whole_file::beside(&path)?;
             writeln!(file, "{}", process::id())?;
-            let locked = Flock::lock(file.reopen()?, FlockArg::LockExclusiveNonblock);
-            file.persist(&path).map_err(|error| error.error)?;
-            locked.map_err(|(_, error)| error.into())
+            lock(file.as_file(), libc::F_WRLCK)?;
+            file.persist(&path).map_err(|error| error.error)
         };
         match write() {
             Ok(file) => Ok(Self { path, file }),
             Err(error) => Err(whole_file::failure(&path, &error)),
         }
     }
+}
+
+/// Locks a file until it is closed, to read or to write, if nobody else has. To hold the other up in that he has to be allowed to
+/// write to it, unlike with `flock`: so it is no matter that everybody may read our number.
+fn lock(file: &File, kind: libc::c_int) -> nix::Result<()> {
+    let lock = libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    fcntl(file, FcntlArg::F_OFD_SETLK(&lock)).map(drop)
 }
 
 impl Drop for PidFile {
@@ -118,6 +130,19 @@ mod tests {
         assert!(refused.contains(&format!("process {number};")), "{refused}");
         drop(file);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn who_may_only_read_it_holds_nobody_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pid");
+        fs::write(&path, "1\n").unwrap();
+        let stranger = File::open(&path).unwrap();
+        assert_eq!(lock(&stranger, libc::F_WRLCK), Err(Errno::EBADF));
+        lock(&stranger, libc::F_RDLCK).unwrap();
+        stranger.try_lock().unwrap();
+        PidFile::check(&path).unwrap();
+        drop(PidFile::write(path).unwrap());
     }
 
     #[test]
