@@ -238,6 +238,14 @@ impl Gate {
         self.limit * 2
     }
 
+    /// How many descriptors it may keep beside those of clients.
+    pub(crate) fn descriptors(&self) -> usize {
+        match &self.route {
+            Route::Fixed(_) => 0,
+            Route::Tokens(tokens) => tokens.source.descriptors(),
+        }
+    }
+
     /// Where all clients go, if there is such a place.
     pub(crate) fn fixed_target(&self) -> Option<Arc<Target>> {
         match &self.route {

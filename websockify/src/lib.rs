@@ -260,7 +260,7 @@ fn prepare(
     wrapped.as_ref().map_or(Ok(()), Wrapped::prepare)?;
     let recorder = record.as_deref().map(Recorder::start).transpose()?;
     let set_aside = monitor.as_ref().map_or(0, |_| Monitor::DESCRIPTORS);
-    let bounds = bound(crowd, set_aside, recorder.is_some());
+    let bounds = bound(crowd, set_aside + gate.descriptors(), recorder.is_some());
     watched.max_connections = bounds.connections;
     let prepared = Prepared {
         entrance,

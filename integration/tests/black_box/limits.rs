@@ -24,7 +24,8 @@ fn told(mut server: Server, text: &str) -> usize {
     log.matches(text).count()
 }
 
-const FULL: &str = "as many as there may be (--max-connections)";
+/// What the log says when clients have to wait for others to leave.
+pub(crate) const FULL: &str = "as many as there may be (--max-connections)";
 
 #[test]
 fn clients_wait_in_the_backlog_until_others_leave_and_the_log_tells_it_once() {

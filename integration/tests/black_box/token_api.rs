@@ -10,10 +10,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use integration::{
-    Certificates, Client, DEADLINE, FAST, Identity, Server, Target, accept_tls, run_to_end, text,
-    wait_until,
+    Certificates, Client, DEADLINE, FAST, Identity, Server, Target, accept_tls, reset, run_to_end,
+    text, wait_until,
 };
+use nix::sys::signal::Signal;
 
+use crate::limits::FULL;
 use crate::tokens::{reaches, status, with};
 
 /// What a proxy is named by; the tests say themselves whether there is one.
@@ -241,6 +243,49 @@ fn a_service_answers_in_text_or_in_json() {
         assert_eq!(status(&server, unknown), "403", "{unknown}");
     }
     server.wait_for_line("(25 bytes) is no target: it is not JSON");
+}
+
+#[test]
+fn connections_that_are_kept_take_no_descriptors_from_clients() {
+    let target = Target::new();
+    let address = target.address().to_string();
+    let released = Arc::new(AtomicUsize::new(0));
+    let may_answer = Arc::clone(&released);
+    let service = Service::new(move |_, wire| {
+        while may_answer.load(Ordering::Relaxed) == 0 {
+            thread::park_timeout(Duration::from_millis(2));
+        }
+        ok(wire, &address)
+    });
+    let few = ["sh", "-c", "ulimit -n 100; exec \"$0\" \"$@\""];
+    let mut server = bridge_with(&few, "BaseTokenAPI", &service.url("/%s"), &[]);
+    let mut clients: Vec<Client> = (0..60)
+        .map(|_| {
+            let mut client = Client::raw(server.address());
+            client.send(&with("t").bytes());
+            client
+        })
+        .collect();
+    let line = server.wait_for_line(FULL);
+    let count: usize = line.split(' ').find_map(|word| word.parse().ok()).unwrap();
+    // All of them are asked for at the same time, so that many connections are there to be kept.
+    wait_until("all questions", || {
+        let asked = service.heads.lock().unwrap().len();
+        (asked >= count).then_some(())
+    });
+    released.store(1, Ordering::Relaxed);
+    let mut peers = Vec::new();
+    for client in &mut clients[..count] {
+        client.read_head();
+        assert_eq!(client.status(), "101");
+        peers.push(target.accept());
+    }
+    for client in &clients {
+        reset(client.stream());
+    }
+    server.signal(Signal::SIGTERM);
+    let log = server.rest_of_log();
+    assert!(!log.contains("Too many open files"), "{log}");
 }
 
 #[test]
@@ -726,7 +771,7 @@ fn an_outage_is_logged_once_and_is_over_when_the_service_is_back() {
     let listener = TcpListener::bind(address).unwrap();
     let _service = Service::on(listener, None, move |_, wire| ok(wire, &to));
     reaches(&server, "t", &target);
-    server.signal(nix::sys::signal::Signal::SIGTERM);
+    server.signal(Signal::SIGTERM);
     let log = server.rest_of_log();
     let said = format!("BaseTokenAPI: cannot connect to {address}: Connection refused;");
     assert_eq!(log.matches(&said).count(), 1, "{log}");
@@ -945,7 +990,7 @@ fn nothing_secret_is_logged_whatever_goes_wrong() {
         let mut server = bridge_with(&[], "BaseTokenAPI", &url, &["-v"]);
         let code = status(&server, token);
         assert!(["403", "503"].contains(&code.as_str()), "{case}: {code}");
-        server.signal(nix::sys::signal::Signal::SIGTERM);
+        server.signal(Signal::SIGTERM);
         writeln!(said.lock().unwrap(), "{}", server.rest_of_log()).unwrap();
     }
     let log = said.into_inner().unwrap();

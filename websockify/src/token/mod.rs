@@ -229,6 +229,17 @@ impl TokenSource {
         })
     }
 
+    /// How many descriptors it may keep beside those that it needs for a client who waits.
+    pub(crate) fn descriptors(&self) -> usize {
+        match self {
+            Self::Api(_) => ApiSource::DESCRIPTORS,
+            Self::Redis(_) => RedisSource::DESCRIPTORS,
+            Self::Lines(_) | Self::Files(_) | Self::Sockets(_) | Self::Jwt(_) => 0,
+            // It has been started, and so is counted with what is open.
+            Self::Plugin(_) => 0,
+        }
+    }
+
     /// Reads its file again, and says in the log what came of it. Returns whether it has one that it keeps in memory.
     pub(crate) fn reload(&self) -> bool {
         match self {

@@ -32,7 +32,7 @@ use crate::token::service::{Place, encrypt, host_and_port};
 /// The longest head of an answer, in bytes.
 const MAX_HEAD: usize = 64 * 1024;
 /// So many connections are kept that nothing is asked on.
-const MOST_KEPT: usize = 16;
+pub(super) const MOST_KEPT: usize = 16;
 /// So long one is kept: whatever is on the way to a service may forget of it.
 const KEPT_FOR: Duration = Duration::from_secs(20);
 

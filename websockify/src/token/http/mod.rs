@@ -23,7 +23,7 @@ use super::service::within;
 use super::{Destination, Token, Unavailable};
 use crate::secret::Secret;
 
-use connection::Connections;
+use connection::{Connections, MOST_KEPT};
 use url::{Origin, Template, Url};
 
 /// So many redirections are followed for one question.
@@ -46,6 +46,9 @@ struct Client {
 }
 
 impl ApiSource {
+    /// How many descriptors it keeps at most that nothing is asked on.
+    pub(crate) const DESCRIPTORS: usize = MOST_KEPT;
+
     /// One with this URL, in which `%s` stands for the token. It is asked in the runtime that this is called in.
     ///
     /// # Errors

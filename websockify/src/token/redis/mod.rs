@@ -33,6 +33,9 @@ pub(crate) struct RedisSource {
 }
 
 impl RedisSource {
+    /// How many descriptors it keeps: one connection's.
+    pub(crate) const DESCRIPTORS: usize = 1;
+
     /// One for `host[:port[:db[:password[:namespace]]]]`, or a URL. Its connection lives in the runtime that this is called in.
     ///
     /// # Errors
