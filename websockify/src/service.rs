@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::future::pending;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use nix::sys::signal::{SigSet, Signal};
@@ -13,9 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::addr::ListenAddr;
 use crate::conduct::{Parts, Supervised, conduct};
-use crate::config::{
-    Config, CrowdConfig, Limits, ProxyConfig, RouteConfig, SessionConfig, TargetConfig, WrapConfig,
-};
+use crate::config::{Config, CrowdConfig, Limits, RouteConfig, TargetConfig, WrapConfig};
 use crate::connection::Handling;
 use crate::crowd::Bounds;
 use crate::daemon::{self, Side};
@@ -72,16 +69,10 @@ pub fn run(config: Config) -> u8 {
 /// What a service is made of, when all is bound and read.
 struct Prepared {
     entrance: Entrance,
-    site: Site,
-    acceptor: Option<Arc<Acceptor>>,
-    gate: Arc<Gate>,
-    recorder: Option<Recorder>,
+    handling: Handling,
     wrapped: Option<Wrapped>,
     bounds: Bounds,
     limits: Limits,
-    session: SessionConfig,
-    patience: Duration,
-    proxies: ProxyConfig,
     manager: Manager,
     /// Where figures are served, and what of, if that is asked for.
     monitor: Option<(Monitor, Watched)>,
@@ -99,9 +90,10 @@ fn serve(config: Config, activated: Vec<OwnedFd>, start: &mut Start) -> Result<u
         .context("cannot set the signal mask")?;
     // A log that may not grow any more (`ulimit -f`) is full, and no reason to be killed.
     sys::ignore(Signal::SIGXFSZ).context("cannot ignore a signal")?;
-    let (runtime, prepared) = prepare(config, activated, start)?;
-    let (gate, recorder) = (Arc::clone(&prepared.gate), prepared.recorder.clone());
     let (phase, reached) = watch::channel(Phase::Serving);
+    let (runtime, prepared) = prepare(config, activated, reached.clone(), start)?;
+    let handling = &prepared.handling;
+    let (gate, recorder) = (Arc::clone(&handling.gate), handling.recorder.clone());
     let result = runtime.block_on(serve_clients(prepared, phase, start));
     runtime.block_on(gate.end());
     // What is left are sessions that had their time, and look-ups that cannot be interrupted.
@@ -117,6 +109,7 @@ fn serve(config: Config, activated: Vec<OwnedFd>, start: &mut Start) -> Result<u
 fn prepare(
     config: Config,
     activated: Vec<OwnedFd>,
+    phase: watch::Receiver<Phase>,
     start: &mut Start,
 ) -> Result<(Runtime, Prepared)> {
     let Config {
@@ -198,18 +191,22 @@ fn prepare(
     let set_aside = monitor.as_ref().map_or(0, |_| Monitor::DESCRIPTORS);
     let bounds = bound(crowd, set_aside + gate.descriptors(), recorder.is_some());
     watched.max_connections = bounds.connections;
-    let prepared = Prepared {
-        entrance,
-        site,
-        acceptor,
+    let handling = Handling {
         gate,
-        recorder,
-        wrapped,
-        bounds,
-        limits,
         session,
         patience,
         proxies,
+        site,
+        acceptor,
+        recorder,
+        phase,
+    };
+    let prepared = Prepared {
+        entrance,
+        handling,
+        wrapped,
+        bounds,
+        limits,
         manager,
         monitor: monitor.map(|monitor| (monitor, watched)),
         direction,
@@ -260,16 +257,10 @@ async fn serve_clients(
 ) -> Result<u8> {
     let Prepared {
         entrance,
-        site,
-        acceptor,
-        gate,
-        recorder,
+        handling,
         wrapped,
         bounds,
         limits,
-        session,
-        patience,
-        proxies,
         manager,
         monitor,
         direction,
@@ -277,37 +268,19 @@ async fn serve_clients(
     } = prepared;
     let signals = Signals::new(wrapped.is_some()).context("cannot take signals")?;
     // From here on a signal ends us in order; whoever waits for these lines may send one.
-    announce(
-        &entrance,
-        &site,
-        acceptor.as_deref(),
-        recorder.as_ref(),
-        monitor.as_ref().map(|(monitor, _)| monitor),
-        background,
-        &direction,
-    );
-    if session.traffic {
+    let figures = monitor.as_ref().map(|(monitor, _)| monitor);
+    announce(&entrance, &handling, figures, background, &direction);
+    if handling.session.traffic {
         tracing::info!(
             "Traffic: }} from the client, > to the target, {{ from the target, < to the client; a dot: in part"
         );
     }
-    let phases = phase.subscribe();
     let listener = entrance
         .into_listener()
         .context("cannot watch the listening socket")?;
     let readers = Readers {
-        acceptor: acceptor.clone(),
-        gate: Arc::clone(&gate),
-    };
-    let handling = Handling {
-        gate,
-        session,
-        patience,
-        proxies,
-        site,
-        acceptor,
-        recorder,
-        phase: phases,
+        acceptor: handling.acceptor.clone(),
+        gate: Arc::clone(&handling.gate),
     };
     if let Some((monitor, watched)) = monitor {
         monitor.start(watched)?;
@@ -375,9 +348,7 @@ fn describe(route: &RouteConfig, wrapped: Option<&Wrapped>) -> String {
 /// The settings, in the lines that scripts wait for.
 fn announce(
     entrance: &Entrance,
-    site: &Site,
-    acceptor: Option<&Acceptor>,
-    recorder: Option<&Recorder>,
+    handling: &Handling,
     monitor: Option<&Monitor>,
     background: bool,
     direction: &str,
@@ -386,10 +357,10 @@ fn announce(
     for line in entrance.describe() {
         tracing::info!("  - {line}");
     }
-    if let Some(files) = &site.files {
+    if let Some(files) = &handling.site.files {
         tracing::info!("  - {}", files.describe());
     }
-    match acceptor {
+    match &handling.acceptor {
         Some(acceptor) => {
             tracing::info!("  - SSL/TLS support");
             if !acceptor.is_optional() {
@@ -401,7 +372,7 @@ fn announce(
     if background {
         tracing::info!("  - Backgrounding (daemon)");
     }
-    if let Some(recorder) = recorder {
+    if let Some(recorder) = &handling.recorder {
         tracing::info!("  - {}", recorder.describe());
     }
     if let Some(monitor) = monitor {
