@@ -4,14 +4,14 @@
 //! websockify, whichever process has got the number meanwhile.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process;
 
 use anyhow::{Result, anyhow, bail};
-use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
+use tempfile::NamedTempFile;
 
 use crate::{sys, whole_file};
 
@@ -24,6 +24,9 @@ pub(crate) struct PidFile {
 
 /// The longest file that is looked at, in bytes; a number is no longer.
 const LONGEST: u64 = 16;
+
+/// How often it is tried to replace nothing but what has been looked at.
+const ATTEMPTS: usize = 100;
 
 impl PidFile {
     /// Checks that it can be written, and that no other websockify has it, so that nothing is done that could disturb that.
@@ -44,7 +47,7 @@ impl PidFile {
             .custom_flags(libc::O_NONBLOCK)
             .open(path);
         let mut file = match opened {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             opened => opened.map_err(|error| anyhow!("{name}: {}", sys::describe(&error)))?,
         };
         if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
@@ -53,46 +56,115 @@ impl PidFile {
         let mut number = String::new();
         // What is no number is not shown.
         _ = (&mut file).take(LONGEST).read_to_string(&mut number);
-        match lock(&file, libc::F_RDLCK) {
-            Err(Errno::EAGAIN | Errno::EACCES) => bail!(
+        if is_locked(&file) {
+            bail!(
                 "another websockify runs that has --pid-file {name}, process {}; end that first",
                 number.trim().parse().unwrap_or(0)
-            ),
-            // Where files cannot be locked nobody has done so.
-            _ => Ok(()),
+            );
         }
+        Ok(())
     }
 
-    /// Writes it, at once or not at all.
+    /// Writes it, at once or not at all. Of several who do so at the same time one succeeds.
     ///
     /// # Errors
     /// It cannot be written, or another websockify has it.
     pub(crate) fn write(path: PathBuf) -> Result<Self> {
-        Self::check_others(&path)?;
-        let write = || -> io::Result<File> {
+        let make = || -> io::Result<NamedTempFile> {
             let mut file = whole_file::beside(&path)?;
             writeln!(file, "{}", process::id())?;
-            lock(file.as_file(), libc::F_WRLCK)?;
-            file.persist(&path).map_err(|error| error.error)
+            lock(file.as_file())?;
+            Ok(file)
         };
-        match write() {
+        let mut attempts = 0..ATTEMPTS;
+        let put = loop {
+            Self::check_others(&path)?;
+            let found = Found::at(&path);
+            // A link to nowhere is found again and again, and replaced in the end.
+            let may_repeat = attempts.next().is_some();
+            let put = make().and_then(|file| match &found {
+                Found::Nothing if may_repeat => Ok(file.persist_noclobber(&path)?),
+                Found::Another if may_repeat => Err(ErrorKind::AlreadyExists.into()),
+                _ => Ok(file.persist(&path)?),
+            });
+            match put {
+                Err(error) if may_repeat && error.kind() == ErrorKind::AlreadyExists => {}
+                put => break put,
+            }
+        };
+        match put {
             Ok(file) => Ok(Self { path, file }),
             Err(error) => Err(whole_file::failure(&path, &error)),
         }
     }
 }
 
-/// Locks a file until it is closed, to read or to write, if nobody else has. To hold the other up in that he has to be allowed to
-/// write to it, unlike with `flock`: so it is no matter that everybody may read our number.
-fn lock(file: &File, kind: libc::c_int) -> nix::Result<()> {
-    let lock = libc::flock {
+/// What is to be replaced.
+#[derive(Debug)]
+enum Found {
+    /// There is nothing.
+    Nothing,
+    /// A file that is left over, which nobody else replaces as long as we have this.
+    Ours {
+        /// Keeps the lock.
+        _file: File,
+    },
+    /// Somebody is replacing it, or has done so.
+    Another,
+    /// A file that cannot be locked, since we may not write to it, or somebody reads it.
+    Unlocked,
+}
+
+impl Found {
+    fn at(path: &Path) -> Self {
+        let opened = File::options()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(path);
+        let file = match opened {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Self::Nothing,
+            Err(_) => return Self::Unlocked,
+        };
+        match lock(&file) {
+            Ok(()) if is_at(&file, path) => Self::Ours { _file: file },
+            Ok(()) => Self::Another,
+            Err(_) if is_locked(&file) => Self::Another,
+            Err(_) => Self::Unlocked,
+        }
+    }
+}
+
+/// Whether it is this file that a path leads to.
+fn is_at(file: &File, path: &Path) -> bool {
+    let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    let (ours, there) = (file.metadata(), fs::metadata(path));
+    matches!((ours.map(identity), there.map(identity)), (Ok(ours), Ok(there)) if ours == there)
+}
+
+/// Locks a file until it is closed, if nobody else has.
+fn lock(file: &File) -> nix::Result<()> {
+    fcntl(file, FcntlArg::F_OFD_SETLK(&whole(libc::F_WRLCK))).map(drop)
+}
+
+/// Whether somebody has locked a file that may write to it. Everybody may read our number, so who only reads is to hold up nobody,
+/// which `flock` would let him do. Where files cannot be locked nobody has done so.
+fn is_locked(file: &File) -> bool {
+    let mut found = whole(libc::F_RDLCK);
+    let asked = fcntl(file, FcntlArg::F_OFD_GETLK(&mut found));
+    asked.is_ok() && libc::c_int::from(found.l_type) != libc::F_UNLCK
+}
+
+/// A lock of this kind on all of a file.
+fn whole(kind: libc::c_int) -> libc::flock {
+    libc::flock {
         l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
         l_start: 0,
         l_len: 0,
         l_pid: 0,
-    };
-    fcntl(file, FcntlArg::F_OFD_SETLK(&lock)).map(drop)
+    }
 }
 
 impl Drop for PidFile {
@@ -115,6 +187,8 @@ impl Drop for PidFile {
 
 #[cfg(test)]
 mod tests {
+    use nix::errno::Errno;
+
     use super::*;
 
     #[test]
@@ -133,13 +207,36 @@ mod tests {
     }
 
     #[test]
+    fn of_many_who_write_it_at_the_same_time_one_succeeds() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pid");
+        for round in 0..50 {
+            if round % 2 == 1 {
+                fs::write(&path, "1\n").unwrap();
+            }
+            let write = || PidFile::write(path.clone());
+            let written = std::thread::scope(|scope| {
+                let writers: Vec<_> = (0..8).map(|_| scope.spawn(write)).collect();
+                let written = writers.into_iter().map(|writer| writer.join().unwrap());
+                written.collect::<Vec<_>>()
+            });
+            let count = written.iter().filter(|written| written.is_ok()).count();
+            assert_eq!(count, 1, "{written:?}");
+        }
+        fs::remove_file(&path).unwrap_err();
+        std::os::unix::fs::symlink("nowhere", &path).unwrap();
+        drop(PidFile::write(path.clone()).unwrap());
+        fs::symlink_metadata(&path).unwrap_err();
+    }
+
+    #[test]
     fn who_may_only_read_it_holds_nobody_up() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("pid");
         fs::write(&path, "1\n").unwrap();
         let stranger = File::open(&path).unwrap();
-        assert_eq!(lock(&stranger, libc::F_WRLCK), Err(Errno::EBADF));
-        lock(&stranger, libc::F_RDLCK).unwrap();
+        assert_eq!(lock(&stranger), Err(Errno::EBADF));
+        fcntl(&stranger, FcntlArg::F_OFD_SETLK(&whole(libc::F_RDLCK))).unwrap();
         stranger.try_lock().unwrap();
         PidFile::check(&path).unwrap();
         drop(PidFile::write(path).unwrap());
