@@ -122,6 +122,7 @@ async fn become_session(
     let phase = || handling.phase.clone();
     let last = || last_answers(phase(), stopped(phase()));
     let mut reached = None;
+    let mut is_nobodys = false;
     if proxies.awaits_header(peer.address) {
         let introduced = Box::pin(introduced(socket, peer, deadline));
         let ends = tokio::select! {
@@ -133,17 +134,22 @@ async fn become_session(
             }
             () = last() => return None,
         };
-        if let Some(ends) = ends {
-            peer.address = PeerAddress::from(ends.source);
-            reached = Some(ends.destination);
+        match ends {
+            Some(ends) => {
+                peer.address = PeerAddress::from(ends.source);
+                reached = Some(ends.destination);
+            }
+            None => is_nobodys = true,
         }
     }
-    // From here on the peer is the client, or a proxy whose word counts on whose each request is.
-    let proxies_word = proxies.trusts(peer.address).then_some(proxies);
+    // From here on the peer is the client, or a proxy whose word counts on whose each request is. Where the proxy does not know who is at
+    // the other end, what comes from there is nobody's word.
+    let is_proxy = proxies.trusts(peer.address);
     // A proxy may have any number of clients.
-    let standing = match proxies_word {
-        Some(_) => Standing::Welcome,
-        None => visit.standing(peer.address),
+    let standing = if is_proxy {
+        Standing::Welcome
+    } else {
+        visit.standing(peer.address)
     };
     if standing == Standing::FarTooMany {
         metrics::refused(Reason::TooMany);
@@ -152,7 +158,7 @@ async fn become_session(
     let mut doorkeeper = Doorkeeper {
         gate,
         peer,
-        proxies: proxies_word,
+        proxies: (is_proxy && !is_nobodys).then_some(proxies),
         common_name: None,
         visit,
         is_one_too_many: standing == Standing::TooMany,

@@ -12,6 +12,9 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::listener::PeerAddress;
 
+/// How soon after the log was told of an address there may be another line: who comes and goes in crowds would fill it.
+const QUIET: Duration = Duration::from_secs(10);
+
 /// How many there may be.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
@@ -211,7 +214,14 @@ fn customer(address: IpAddr) -> IpAddr {
 #[derive(Debug)]
 struct Addresses {
     limit: usize,
-    open: Mutex<HashMap<IpAddr, Count>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    open: HashMap<IpAddr, Count>,
+    /// When the log was last told of one that has too many.
+    last_line: Option<Instant>,
 }
 
 /// How many are open of an address.
@@ -226,17 +236,18 @@ impl Addresses {
     fn new(limit: usize) -> Self {
         Self {
             limit,
-            open: Mutex::default(),
+            state: Mutex::default(),
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, HashMap<IpAddr, Count>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn enter(&self, address: IpAddr) -> Standing {
-        let mut state = self.state();
-        let count = state.entry(address).or_default();
+        let mut guard = self.state();
+        let State { open, last_line } = &mut *guard;
+        let count = open.entry(address).or_default();
         count.open += 1;
         if count.open <= self.limit {
             return Standing::Welcome;
@@ -246,8 +257,11 @@ impl Addresses {
         } else {
             Standing::FarTooMany
         };
-        if !std::mem::replace(&mut count.told, true) {
-            drop(state);
+        let now = Instant::now();
+        let is_quiet = last_line.is_some_and(|last| now - last < QUIET);
+        if !count.told && !is_quiet {
+            (count.told, *last_line) = (true, Some(now));
+            drop(guard);
             let network = if address.is_ipv6() { "/64" } else { "" };
             tracing::warn!(
                 "{address}{network} has as many connections as it may, {}: more of it are refused",
@@ -258,7 +272,7 @@ impl Addresses {
     }
 
     fn leave(&self, address: IpAddr) {
-        if let Entry::Occupied(mut entry) = self.state().entry(address) {
+        if let Entry::Occupied(mut entry) = self.state().open.entry(address) {
             entry.get_mut().open -= 1;
             if entry.get().open == 0 {
                 entry.remove();
@@ -326,7 +340,7 @@ mod tests {
             let visits = addresses.map(come);
             let standings = visits.each_ref().map(|&(_, standing)| standing);
             drop(visits);
-            assert!(crowd.addresses.as_ref().unwrap().state().is_empty());
+            assert!(crowd.addresses.as_ref().unwrap().state().open.is_empty());
             standings
         };
         use Standing::{FarTooMany, TooMany, Welcome};

@@ -116,6 +116,9 @@ fn a_proxy_may_not_know_or_speak_for_itself() {
     ] {
         let mut server = behind_header(target, &[]);
         close(&mut session(&server, header, &Handshake::default()));
+        // Whoever is at the other end cannot speak for the proxy.
+        let forged = Handshake::default().with("X-Forwarded-For: 6.6.6.6");
+        close(&mut session(&server, header, &forged));
         only(&mut server, &["127.0.0.3"]);
     }
 }
