@@ -90,6 +90,7 @@ where
     let mut reloads = pin!(readers.serve(requests, manager));
     let mut service = pin!(service);
     let mut end = End::none_yet(phase, orders, manager, drain);
+    let mut failure = Ok(());
     let served = loop {
         tokio::select! {
             biased;
@@ -104,9 +105,18 @@ where
             },
             never = &mut alive => match never {},
             never = &mut reloads => match never {},
-            failed = &mut attendance => match failed? {},
-            // It returns before it is ordered to only when it could not be started.
-            ended = &mut program => return ended.map(|()| 0),
+            failed = &mut attendance => {
+                failure = failed.map(|never| match never {});
+                end.stop();
+                break None;
+            }
+            // It returns before it is ordered to when it could not be started, or when somebody has killed its guard.
+            ended = &mut program => {
+                failure = ended;
+                end.orders = None;
+                end.stop();
+                break None;
+            }
             Ok(status) = &mut gone, if end.awaits_status() => end.program_gone(status),
             () = or_never(end.finish_by.map(sleep_until)) => end.time_is_over(),
             () = or_never(end.program_by.map(sleep_until)), if end.orders.is_some() => break None,
@@ -114,11 +124,11 @@ where
         }
     };
     end.tell(STOP_LIMIT);
-    // Nobody takes the order only when there is no program.
     let end_program = async {
         match end.orders {
-            Some(orders) if orders.send(Order::End(end.signal)).await.is_ok() => program.await,
-            _ => Ok(()),
+            // With a full queue there is no room for the order before the program takes another.
+            Some(orders) => tokio::join!(program, orders.send(Order::End(end.signal))).0,
+            None => Ok(()),
         }
     };
     let end_service = async {
@@ -131,7 +141,8 @@ where
         both = async { tokio::join!(end_program, end_service) } => both,
         never = alive => match never {},
     };
-    ended.and(served).map(|()| end.status.unwrap_or(0))
+    failure.and(ended).and(served)?;
+    Ok(end.status.unwrap_or(0))
 }
 
 /// How far the end has come.
@@ -185,21 +196,25 @@ impl<'a> End<'a> {
             return self.stop();
         }
         self.is_draining = true;
+        let left = self.finish_within(self.drain);
         tracing::info!(
             "{signal}: no more clients are taken; sessions have up to {} s to finish, unless another signal comes",
-            self.drain.as_secs_f64()
+            left.as_secs_f64()
         );
-        self.finish_within(self.drain);
         self.tell(self.drain + STOP_LIMIT);
     }
 
-    /// Takes no more clients, and lets sessions go on for a while.
-    fn finish_within(&mut self, limit: Duration) {
-        let by = Instant::now() + limit;
-        self.finish_by = Some(self.finish_by.map_or(by, |earlier| earlier.min(by)));
+    /// Takes no more clients, and lets sessions go on for a while. Returns how long, which may have been decided before.
+    fn finish_within(&mut self, limit: Duration) -> Duration {
+        let now = Instant::now();
+        let by = self
+            .finish_by
+            .map_or(now + limit, |earlier| earlier.min(now + limit));
+        self.finish_by = Some(by);
         self.phase.send_if_modified(|phase| {
             std::mem::replace(phase, Phase::Finishing.max(*phase)) != *phase
         });
+        by - now
     }
 
     fn time_is_over(&mut self) {
