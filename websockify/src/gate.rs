@@ -176,6 +176,10 @@ impl Gate {
         let mut authenticator = open_authenticator(read_auth, None).await?;
         let mut source = open_source(read_tokens, None).await?;
         when_read()?;
+        if let Some((source, config)) = source.as_ref().zip(tokens) {
+            let checked = source.check_rights();
+            checked.with_context(|| format!("--token-plugin {}", config.name))?;
+        }
         let python = plugin::python(tokens, auth, door.look_up_limit).await?;
         if authenticator.is_none() {
             authenticator = open_authenticator(auth, python.as_ref()).await?;

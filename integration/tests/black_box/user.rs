@@ -384,6 +384,9 @@ fn what_the_user_may_not_do_is_an_error_of_the_start() {
     }
     let directory = Scratch::new().unwrap();
     let ready = directory.path().join("ready");
+    let tokens = directory.path().join("tokens");
+    fs::write(&tokens, "a-secret: 127.0.0.1:1").unwrap();
+    fs::set_permissions(&tokens, fs::Permissions::from_mode(0o600)).unwrap();
     let closed = directory.path().join("program");
     fs::write(&closed, "#!/bin/sh\nexit 0\n").unwrap();
     fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).unwrap();
@@ -394,6 +397,26 @@ fn what_the_user_may_not_do_is_an_error_of_the_start() {
             "cannot write ",
         ),
         (&["--", text(&closed)], 126, "Permission denied"),
+        (
+            &[
+                "--token-plugin",
+                "TokenFile",
+                "--token-source",
+                text(&tokens),
+            ],
+            1,
+            "has to be readable for the user that we run as",
+        ),
+        (
+            &[
+                "--token-plugin",
+                "JWTTokenApi",
+                "--token-source",
+                text(&tokens),
+            ],
+            1,
+            "has to be readable for the user that we run as",
+        ),
     ] {
         let mut server = Server::with(&[&["--user", OURS], arguments].concat());
         assert_eq!(server.wait().code(), Some(status), "{what}");

@@ -70,6 +70,11 @@ impl Lines {
         })))
     }
 
+    /// What is read again when it has changed.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        (!self.0.once).then_some(&*self.0.path)
+    }
+
     /// Reads the file or directory again, also if it is to be read once otherwise.
     pub(crate) fn reload(&self) {
         let Inner { path, once, .. } = &*self.0;

@@ -15,9 +15,11 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use hyper::Request;
 use hyper::header::HOST;
+use nix::errno::Errno;
+use nix::unistd::{AccessFlags, access};
 use percent_encoding::percent_decode_str;
 
 use crate::addr::HostPort;
@@ -237,6 +239,25 @@ impl TokenSource {
             Self::Lines(_) | Self::Files(_) | Self::Sockets(_) | Self::Jwt(_) => 0,
             // It has been started, and so is counted with what is open.
             Self::Plugin(_) => 0,
+        }
+    }
+
+    /// Checks that what is read again when it has changed can be with the rights that we have by now.
+    ///
+    /// # Errors
+    /// It cannot, and then nobody would be let in.
+    pub(crate) fn check_rights(&self) -> Result<()> {
+        let path = match self {
+            Self::Lines(lines) => lines.path(),
+            Self::Jwt(source) => source.path(),
+            _ => None,
+        };
+        match path.map(|path| (path, access(path, AccessFlags::R_OK))) {
+            Some((path, Err(Errno::EACCES))) => Err(anyhow!(
+                "'{}' has to be readable for the user that we run as, not only for root: let its group read it",
+                path.display()
+            )),
+            _ => Ok(()),
         }
     }
 
