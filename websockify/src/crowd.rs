@@ -46,7 +46,7 @@ pub(crate) struct Crowd {
     none_open: Notify,
     /// Told when there was no room, and is again.
     one_gone: Notify,
-    /// When the last of them ended that was open.
+    /// When the last of them ended.
     last_end: Mutex<Instant>,
     addresses: Option<Addresses>,
     /// Whether the one session of [`Bounds::run_once`] has been given away.
@@ -187,16 +187,18 @@ impl Drop for Visit {
         if let Some((addresses, (address, _))) = crowd.addresses.as_ref().zip(self.address.get()) {
             addresses.leave(*address);
         }
+        // Before it is seen that none is open.
+        let mut last_end = crowd
+            .last_end
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *last_end = Instant::now();
+        drop(last_end);
         let before = crowd.open.fetch_sub(1, Ordering::AcqRel);
         if before == crowd.bounds.connections {
             crowd.one_gone.notify_one();
         }
         if before == 1 {
-            let mut last_end = crowd.last_end.lock();
-            **last_end
-                .as_mut()
-                .unwrap_or_else(|poisoned| poisoned.get_mut()) = Instant::now();
-            drop(last_end);
             crowd.none_open.notify_waiters();
         }
     }

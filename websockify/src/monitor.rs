@@ -78,9 +78,12 @@ struct Pages {
     target: Option<Arc<Target>>,
     /// Held by who writes the page, so that no crowd of clients has many threads do so.
     writing: Arc<Mutex<()>>,
-    /// What came of the last attempt to reach the target, and when that was known.
-    probed: Mutex<Option<(Instant, Result<(), String>)>>,
+    /// Held by who tries to reach the target.
+    probed: Arc<Mutex<Probed>>,
 }
+
+/// What came of the last attempt to reach the target, and when that was known.
+type Probed = Option<(Instant, Result<(), String>)>;
 
 impl Monitor {
     /// How many descriptors it may take when it has started: its connections', one for a target, and one for what it reads.
@@ -126,7 +129,7 @@ impl Monitor {
             program,
             target,
             writing: Arc::default(),
-            probed: Mutex::default(),
+            probed: Arc::default(),
         });
         drop(tokio::spawn(serve(listener, pages)));
         Ok(())
@@ -241,25 +244,30 @@ impl Pages {
         match (&self.program, &self.target) {
             (Some(program), _) if program.is_listening() => Ok(()),
             (Some(program), _) => Err(format!("the wrapped program {}", program.in_words())),
-            (None, Some(target)) => self.probe(target).await,
+            (None, Some(target)) => {
+                // Who asks may leave before the target answers, and the next is not to ask that again.
+                let probing = probe(Arc::clone(target), Arc::clone(&self.probed));
+                let probed = tokio::spawn(probing).await;
+                probed.unwrap_or_else(|_| Err("the target: it was not tried".to_owned()))
+            }
             // Each client has its own.
             (None, None) => Ok(()),
         }
     }
+}
 
-    /// Whether the target can be connected to, which is tried by one at a time, and not again so soon.
-    async fn probe(&self, target: &Target) -> Result<(), String> {
-        let mut probed = self.probed.lock().await;
-        match &*probed {
-            Some((when, reached)) if when.elapsed() < PROBE_HOLDS => reached.clone(),
-            _ => {
-                let reached = match timeout(PROBE_LIMIT, target.reach()).await {
-                    Ok(reached) => reached.map_err(|error| error.to_string()),
-                    Err(_) => Err(format!("no answer within {} s", PROBE_LIMIT.as_secs())),
-                };
-                let reached = reached.map_err(|reason| format!("the target: {reason}"));
-                probed.insert((Instant::now(), reached)).1.clone()
-            }
+/// Whether the target can be connected to, which is tried by one at a time, and not again so soon.
+async fn probe(target: Arc<Target>, probed: Arc<Mutex<Probed>>) -> Result<(), String> {
+    let mut probed = probed.lock().await;
+    match &*probed {
+        Some((when, reached)) if when.elapsed() < PROBE_HOLDS => reached.clone(),
+        _ => {
+            let reached = match timeout(PROBE_LIMIT, target.reach()).await {
+                Ok(reached) => reached.map_err(|error| error.to_string()),
+                Err(_) => Err(format!("no answer within {} s", PROBE_LIMIT.as_secs())),
+            };
+            let reached = reached.map_err(|reason| format!("the target: {reason}"));
+            probed.insert((Instant::now(), reached)).1.clone()
         }
     }
 }

@@ -61,6 +61,7 @@ pub fn run(config: Config) -> u8 {
         tracing::error!("websockify: error: {error:#}");
         exit_status(&error)
     });
+    start.remove_number();
     log::finish();
     start.end(status);
     status

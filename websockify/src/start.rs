@@ -68,6 +68,11 @@ impl Start {
         }
     }
 
+    /// Removes the file with our number. What keeps us from that is told to the log.
+    pub(crate) fn remove_number(&mut self) {
+        self.pid_file = None;
+    }
+
     /// Ends it, if it is not complete, with this exit status.
     pub(crate) fn end(self, status: u8) {
         if let Some(launcher) = self.launcher {

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -72,6 +72,11 @@ impl JwtSource {
         })
     }
 
+    /// What is read again when it has changed.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        self.is_file.then_some(&*self.path)
+    }
+
     /// Where a token leads, if it is a good one. What is wrong with it is told to the log.
     ///
     /// # Errors
@@ -95,6 +100,7 @@ impl JwtSource {
         }
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(Unavailable(reason)) = self.look_again(&mut read, true) {
+            read.settled = false;
             tracing::error!("{reason}; no token is let in until that works");
         }
     }
