@@ -74,7 +74,7 @@ $(TEST_VENV)/installed: | test-packages
 
 $(PROMTOOL):
 	@echo "Taking promtool from the Debian package prometheus into $(@D)"
-	mkdir -p $(@D)
+	mkdir -p $(@D) && rm -f $(@D)/prometheus_*.deb
 	cd $(@D) && fetch='apt-get download -qq -o APT::Sandbox::User=root prometheus' && \
 		{ $$fetch || { $(SUDO) apt-get update -qq && $$fetch; }; } && \
 		dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x --strip-components=3 ./usr/bin/promtool && rm prometheus_*.deb

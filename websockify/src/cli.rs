@@ -115,7 +115,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE-OR-DIR", aliases = ["ta", "tar", "targ", "targe", "target", "target-", "target-c"])]
     pub target_config: Option<PathBuf>,
 
-    /// How long a look-up, or asking an authenticator, may take
+    /// How long a look-up, or asking an authenticator, may take; 5 by default
     #[arg(long, value_name = "SECONDS", value_parser = parse_some_seconds)]
     pub token_timeout: Option<Duration>,
 

@@ -1,4 +1,5 @@
-//! The story of a connection: whose it is → sniff → TLS → HTTP → authenticate → token → upgrade → connect the target → relay → close.
+//! The story of a connection: whose it is → sniff → TLS → HTTP → authenticate → token → upgrade → connect the target → relay →
+//! close.
 //!
 //! Each step is a module that knows nothing of its neighbours. The target is a value that is passed along: nothing about a
 //! connection is stored where another connection can see it.

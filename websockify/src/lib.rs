@@ -2,8 +2,8 @@
 //!
 //! # The life of a connection
 //!
-//! [`listener`] accepts → [`proxy`] finds out for whom → [`sniff`] tells what the client speaks → [`http`] answers requests until one is an upgrade, which
-//! [`websocket::handshake`] judges → [`target`] connects → [`relay`] carries bytes both ways, framed by [`websocket::frame`], and
+//! [`listener`] accepts → [`proxy`] finds out for whom → [`sniff`] tells what the client speaks → [`http`] answers requests until
+//! one is an upgrade, which [`websocket::handshake`] judges → [`target`] connects → [`relay`] carries bytes both ways, framed by [`websocket::frame`], and
 //! ends both legs without losing any. [`connection`] tells this story from one end to the other: to find the way of a byte,
 //! start there.
 //!

@@ -30,7 +30,8 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_
 /// How long no client has to wait before the log tells of one again.
 const QUIET: Duration = Duration::from_secs(60);
 
-/// Serves until the phase of `handling` or the limits end it, so many at once as the bounds say. When it returns, every session has ended or had its time to.
+/// Serves until the phase of `handling` or the limits end it, so many at once as the bounds say. When it returns, every session has
+/// ended or had its time to.
 ///
 /// # Errors
 /// The listener broke.

@@ -452,6 +452,7 @@ pub(crate) fn describe(error: &io::Error) -> String {
 mod tests {
     use std::io::Write;
     use std::net::TcpListener;
+    use std::time::Instant;
 
     use super::*;
 
@@ -464,7 +465,8 @@ mod tests {
         let _peer = listener.accept().unwrap();
         tune_tcp(ours.as_fd());
         ours.set_nonblocking(true).unwrap();
-        loop {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while Instant::now() < deadline {
             // In small segments, of which each takes more of its memory than its bytes.
             if unsent_bytes(ours.as_raw_fd()) <= 200 {
                 _ = ours.write(&vec![7; size]);
@@ -486,6 +488,7 @@ mod tests {
             }
             std::thread::yield_now();
         }
+        None
     }
 
     #[test]

@@ -34,7 +34,13 @@ QUIT
 The same without \fB\-\-drain\fR.
 .TP
 HUP
-Read certificates, tokens and passwords again, and open the log file anew.
+Read certificates, tokens and passwords again, open the log file anew, and pass the signal on to the wrapped program.
+.TP
+USR1, USR2, WINCH
+For the wrapped program.
+.TP
+TSTP, CONT
+Stop and continue both.
 .SH EXIT STATUS
 .TP
 0

@@ -621,7 +621,8 @@ fn restart_under_load(options: &[&str]) -> usize {
 
 #[test]
 fn a_restart_refuses_and_resets_nobody() {
-    restart_under_load(&[]);
+    // How many sessions were told of the stop instead of being refused or reset.
+    assert!(restart_under_load(&[]) > 0);
     assert_eq!(restart_under_load(&["--drain", "20"]), 0);
 }
 

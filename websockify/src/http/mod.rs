@@ -88,8 +88,9 @@ pub(crate) struct Site {
     pub(crate) headers: Vec<WebHeader>,
 }
 
-/// Answers requests until one is an upgrade that passes the gate; of the first upgrade that may be `decided` already. The first must be complete before the deadline, and the
-/// connection must not be idle for too long afterwards. After `last` there is only an end to the answer that is under way.
+/// Answers requests until one is an upgrade that passes the gate; of the first upgrade that may be `decided` already. The first must
+/// be complete before the deadline, and the connection must not be idle for too long afterwards. After `last` there is only an end to
+/// the answer that is under way.
 pub(crate) async fn serve(
     stream: Stream,
     peer: Peer,

@@ -135,7 +135,7 @@ fn own() -> &'static Sheet {
 
 #[cold]
 fn begin_sheet() -> &'static Sheet {
-    // There is one for each worker thread, and never fewer.
+    // There is one for each worker thread, and these end with the process.
     let sheet: &Sheet = Box::leak(Box::default());
     OWN.set(Some(sheet));
     SHEETS

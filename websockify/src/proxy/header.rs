@@ -227,8 +227,8 @@ fn checksum<const COUNT: usize>(parts: [&[u8]; COUNT]) -> u32 {
     !sum
 }
 
-/// The header that tells a target of a client, which has reached us at this address. Where there is no address at all it says that the client is not
-/// known; one of the two that is missing is told as the address that stands for none.
+/// The header that tells a target of a client, which has reached us at this address. Where there is no address at all it says that
+/// the client is not known; one of the two that is missing is told as the address that stands for none.
 pub(crate) fn write(
     version: ProxyHeader,
     client: Option<SocketAddr>,
