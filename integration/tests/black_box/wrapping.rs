@@ -2,7 +2,6 @@
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::Instant;
 
 use integration::{Client, Server, compile, listeners_on, run_to_end, wait_until};
@@ -421,21 +420,6 @@ fn signals_reach_the_program() {
         server.signal(signal);
         server.wait_for_line(&format!("got {signal}"));
     }
-}
-
-#[test]
-fn many_signals_while_leftovers_are_ended_do_not_keep_it_from_ending() {
-    // What it leaves behind takes its time to be ended, and nothing else is looked at meanwhile.
-    let script = "trap '' TERM HUP USR1 USR2; sleep 1000 & echo left >&2; exit 1";
-    let mut server = wrap(&["--wrap-mode=respawn"], &["sh", "-c", script]);
-    server.wait_for_line("left");
-    let signals = [Signal::SIGWINCH, Signal::SIGHUP, Signal::SIGUSR1];
-    for signal in signals.into_iter().cycle().take(300) {
-        server.signal(signal);
-        thread::yield_now();
-    }
-    server.signal(Signal::SIGTERM);
-    assert_eq!(server.wait().code(), Some(0));
 }
 
 #[test]
