@@ -7,7 +7,7 @@ use integration::{Server, executable, in_own_network, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::wrapping::{processes_with, program, round_trip, wrap_script};
+use crate::wrapping::{greeting, processes_with, program, round_trip, wrap_script};
 
 /// The children of a process.
 pub(crate) fn children(parent: Pid) -> Vec<Pid> {
@@ -50,14 +50,19 @@ fn a_killed_guard_ends_the_program_and_the_bridge_says_so() {
         let mark = format!("wrapped.py {kind} {}", server.address().port());
         let guards = children(server.pid());
         assert_eq!(guards.len(), 1, "{kind}");
+        let (mut client, _) = greeting(server.address());
         kill(guards[0], Signal::SIGKILL).unwrap();
+        // Whether the program or the bridge is the first to go: its client is told, and so is the log.
+        let (_, code, _) = client.read_to_close();
+        client.send_close(code.expect("the close frame says why"));
+        client.expect_end();
         assert_eq!(server.wait().code(), Some(1), "{kind}");
+        let log = server.rest_of_log();
         assert!(
-            server
-                .rest_of_log()
-                .contains("guards the wrapped program was killed"),
+            log.contains("guards the wrapped program was killed"),
             "{kind}"
         );
+        assert_eq!(log.matches(" from the target, ").count(), 2, "{log}");
         assert_eq!(processes_with(&mark), [], "{kind}");
     }
 }

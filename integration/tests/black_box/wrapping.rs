@@ -60,7 +60,7 @@ pub(crate) fn wrap_script(options: &[&str], kind: &str, argument: &str) -> Serve
 }
 
 /// Connects, and returns the client and the line with which the program greets it.
-fn greeting(address: SocketAddr) -> (Client, String) {
+pub(crate) fn greeting(address: SocketAddr) -> (Client, String) {
     try_greeting(address).expect("the program greets")
 }
 
