@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
@@ -52,22 +52,17 @@ const HEALTH: &str = "/healthz";
 #[derive(Debug)]
 pub(crate) struct Monitor {
     entrance: Entrance,
-    started: SystemTime,
 }
 
 /// What is watched.
 #[derive(Debug)]
 pub(crate) struct Watched {
-    /// The name of what knows tokens, if anything does.
-    pub(crate) token_plugin: Option<String>,
-    /// The name of what knows who is let in, if anything does.
-    pub(crate) auth_plugin: Option<String>,
+    /// What is known from the start.
+    pub(crate) facts: Facts,
     /// The wrapped program, if there is one.
     pub(crate) program: Option<Status>,
     /// The target of all clients, if they have the same.
     pub(crate) target: Option<Arc<Target>>,
-    /// How many connections of clients there may be.
-    pub(crate) max_connections: usize,
 }
 
 /// What requests are answered from.
@@ -94,10 +89,8 @@ impl Monitor {
     /// # Errors
     /// It cannot be listened on, and why.
     pub(crate) fn bind(address: &ListenAddr) -> Result<Self> {
-        Ok(Self {
-            entrance: Entrance::open(address, Vec::new()).context("--metrics")?,
-            started: SystemTime::now(),
-        })
+        let entrance = Entrance::open(address, Vec::new()).context("--metrics")?;
+        Ok(Self { entrance })
     }
 
     /// What the settings say of it.
@@ -113,19 +106,12 @@ impl Monitor {
         let listener = self.entrance.into_listener();
         let listener = listener.context("cannot watch the port of --metrics")?;
         let Watched {
-            token_plugin,
-            auth_plugin,
+            facts,
             program,
             target,
-            max_connections,
         } = watched;
         let pages = Arc::new(Pages {
-            facts: Facts {
-                started: self.started,
-                token_plugin,
-                auth_plugin,
-                max_connections,
-            },
+            facts,
             program,
             target,
             writing: Arc::default(),

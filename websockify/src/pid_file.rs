@@ -128,7 +128,7 @@ impl Found {
             Err(_) => return Self::Unlocked,
         };
         match lock(&file) {
-            Ok(()) if is_at(&file, path) => Self::Ours { _file: file },
+            Ok(()) if is_same(&file, fs::metadata(path)) => Self::Ours { _file: file },
             Ok(()) => Self::Another,
             Err(_) if is_locked(&file) => Self::Another,
             Err(_) => Self::Unlocked,
@@ -136,10 +136,10 @@ impl Found {
     }
 }
 
-/// Whether it is this file that a path leads to.
-fn is_at(file: &File, path: &Path) -> bool {
+/// Whether a file is the one that was found somewhere.
+fn is_same(file: &File, found: io::Result<fs::Metadata>) -> bool {
     let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
-    let (ours, there) = (file.metadata(), fs::metadata(path));
+    let (ours, there) = (file.metadata(), found);
     matches!((ours.map(identity), there.map(identity)), (Ok(ours), Ok(there)) if ours == there)
 }
 
@@ -171,10 +171,7 @@ impl Drop for PidFile {
     /// Removes it, unless somebody else has put another in its place. Where we may not, as after `--user`, it is emptied: nobody
     /// shall end what gets our number.
     fn drop(&mut self) {
-        let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
-        let ours = self.file.metadata().map(identity);
-        let there = fs::symlink_metadata(&self.path).map(identity);
-        let is_there = matches!((ours, there), (Ok(ours), Ok(there)) if ours == there);
+        let is_there = is_same(&self.file, fs::symlink_metadata(&self.path));
         if is_there && fs::remove_file(&self.path).is_ok() {
             return;
         }

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::future::pending;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use anyhow::{Context, Result, anyhow};
 use nix::sys::signal::{SigSet, Signal};
@@ -19,6 +20,7 @@ use crate::daemon::{self, Side};
 use crate::gate::Gate;
 use crate::http::{Files, Site};
 use crate::listener::{self, Entrance};
+use crate::metrics::Facts;
 use crate::monitor::{Monitor, Watched};
 use crate::phase::Phase;
 use crate::record::Recorder;
@@ -173,14 +175,17 @@ fn prepare(
     let patience = door.patience;
     let status = wrapped.as_ref().map(Wrapped::status);
     let mut watched = Watched {
-        token_plugin: match &route {
-            RouteConfig::Tokens(tokens) => Some(tokens.name.clone()),
-            RouteConfig::Fixed(_) => None,
+        facts: Facts {
+            started: SystemTime::now(),
+            token_plugin: match &route {
+                RouteConfig::Tokens(tokens) => Some(tokens.name.clone()),
+                RouteConfig::Fixed(_) => None,
+            },
+            auth_plugin: door.auth.as_ref().map(|auth| auth.name.clone()),
+            max_connections: 0,
         },
-        auth_plugin: door.auth.as_ref().map(|auth| auth.name.clone()),
         program: status.clone(),
         target: None,
-        max_connections: 0,
     };
     let gate = Gate::open(door, route, target_tls, status, || {
         give_up_rights(user.as_ref(), start)
@@ -191,7 +196,7 @@ fn prepare(
     let recorder = record.as_deref().map(Recorder::start).transpose()?;
     let set_aside = monitor.as_ref().map_or(0, |_| Monitor::DESCRIPTORS);
     let bounds = bound(crowd, set_aside + gate.descriptors(), recorder.is_some());
-    watched.max_connections = bounds.connections;
+    watched.facts.max_connections = bounds.connections;
     let handling = Handling {
         gate,
         session,

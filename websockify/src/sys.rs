@@ -121,10 +121,21 @@ pub(crate) fn unsent_bytes(socket: RawFd) -> usize {
 /// How long something that was sent has waited for the peer's system to acknowledge anything; `None` if nothing waits, if the peer does
 /// answer that it has no room, or if it is not TCP.
 pub(crate) fn unacknowledged_for(socket: RawFd) -> Option<Duration> {
+    let info = tcp_info(socket)?;
+    // Without room at the peer nothing is under way, but it is asked again and again, at longer and longer intervals. It may
+    // be about to answer the last time.
+    let probes_wait = info.tcpi_unacked == 0 && info.tcpi_probes > 1;
+    // Or something is sent again and again in the same way, for which the peer has no memory, and says so each time.
+    let data_waits = info.tcpi_unacked > 0 && info.tcpi_last_data_sent < info.tcpi_last_ack_recv;
+    (probes_wait || data_waits).then(|| Duration::from_millis(info.tcpi_last_ack_recv.into()))
+}
+
+/// What the system knows of a TCP connection; `None` if it is none.
+fn tcp_info(socket: RawFd) -> Option<libc::tcp_info> {
     let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
     let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
     // SAFETY: at most `length` bytes are written; all zeroes is a valid tcp_info (tcp(7)).
-    let info = unsafe {
+    unsafe {
         let result = libc::getsockopt(
             socket,
             libc::IPPROTO_TCP,
@@ -133,13 +144,7 @@ pub(crate) fn unacknowledged_for(socket: RawFd) -> Option<Duration> {
             &raw mut length,
         );
         (result == 0).then(|| info.assume_init())
-    }?;
-    // Without room at the peer nothing is under way, but it is asked again and again, at longer and longer intervals. It may
-    // be about to answer the last time.
-    let probes_wait = info.tcpi_unacked == 0 && info.tcpi_probes > 1;
-    // Or something is sent again and again in the same way, for which the peer has no memory, and says so each time.
-    let data_waits = info.tcpi_unacked > 0 && info.tcpi_last_data_sent < info.tcpi_last_ack_recv;
-    (probes_wait || data_waits).then(|| Duration::from_millis(info.tcpi_last_ack_recv.into()))
+    }
 }
 
 /// The first bytes that wait on a socket, which stay there.
@@ -471,15 +476,7 @@ mod tests {
             if unsent_bytes(ours.as_raw_fd()) <= 200 {
                 _ = ours.write(&vec![7; size]);
             }
-            // SAFETY: there is room for `length` bytes; all zeroes is a valid tcp_info.
-            let info = unsafe {
-                let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
-                let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
-                let (level, name) = (libc::IPPROTO_TCP, libc::TCP_INFO);
-                let place = info.as_mut_ptr().cast();
-                libc::getsockopt(ours.as_raw_fd(), level, name, place, &raw mut length);
-                info.assume_init()
-            };
+            let info = tcp_info(ours.as_raw_fd()).unwrap();
             if info.tcpi_backoff > 1 && info.tcpi_unacked == 0 {
                 return None;
             }
